@@ -1,0 +1,170 @@
+"""How many crossbars, segments and conversions a layer takes: counting only, no weights.
+
+A convolution or linear layer is `groups` matrices of `outputs x rows`: `rows` inputs drive
+wordlines, each output occupies `bitlines_per_output` bitlines. Groups with few rows share a
+crossbar block-diagonally: they use different wordlines *and* different bitlines of it, so that no
+segment holds cells of two groups.
+"""
+
+from dataclasses import dataclass
+
+from hwmodel.crossbar import CrossbarSpec, SignEncoding, lossless_adc_bits, worst_level_sum
+from hwmodel.errors import MappingError
+
+__all__ = [
+    "LayerShape",
+    "MappedLayer",
+    "crossbar_count",
+    "plan_layer",
+    "tile_count",
+    "unit_line_bits",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerShape:
+    """The matrix shape of one convolution or linear layer, and how often it is applied."""
+
+    name: str
+    rows: int
+    """Inputs per output: `in_channels / groups * kernel height * kernel width`."""
+    outputs: int
+    """Outputs per group."""
+    groups: int = 1
+    positions: int = 1
+    """Output positions of one inference: `H_out * W_out`, or 1 for a linear layer."""
+
+    @property
+    def weights(self) -> int:
+        """Weights of the dense layer."""
+        return self.groups * self.rows * self.outputs
+
+    @property
+    def macs(self) -> int:
+        """Dense multiply-accumulates of one inference."""
+        return self.weights * self.positions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappedLayer:
+    """One layer as it lies on its crossbars: all that the cost model needs to know of it."""
+
+    shape: LayerShape
+    spec: CrossbarSpec
+    rows: int
+    """Rows per group that are left after structured pruning and re-packing."""
+    outputs: int
+    """Outputs per group that are left."""
+    adc_bits_per_slice: tuple[int, ...]
+    """ADC resolution that each bit slice needs, least significant first; 0: never read."""
+    segments_per_slice: tuple[int, ...]
+    """Segments with at least one non-zero cell, over all groups, tiles and polarities."""
+    nonzeros: int
+    """Non-zero weights: effective multiply-accumulates per position."""
+    unit_line_bits: int = 0
+    """ADC resolution of the unit bitline that reads the sum of the inputs (flipped only)."""
+
+    @property
+    def adc_bits(self) -> int:
+        """ADC resolution of the layer's crossbars: what their worst bitline needs."""
+        return max(*self.adc_bits_per_slice, self.unit_line_bits)
+
+    @property
+    def tiles(self) -> int:
+        """Crossbars that one bitline runs through."""
+        return tile_count(self.rows, self.spec)
+
+    @property
+    def crossbars(self) -> int:
+        """Physical crossbars of the layer."""
+        return crossbar_count(self.shape.groups, self.rows, self.outputs, self.spec)
+
+    @property
+    def unit_lines(self) -> int:
+        """Unit bitlines, one per crossbar (flipped only)."""
+        return self.crossbars if self.unit_line_bits else 0
+
+    @property
+    def conversions(self) -> int:
+        """ADC conversions of one inference: used segments x positions x input cycles."""
+        lines = sum(self.segments_per_slice) + self.unit_lines
+        return lines * self.shape.positions * self.spec.cycle_count
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the allocated cells that the layer's matrix occupies."""
+        if self.crossbars == 0:
+            return 0.0
+        cells = self.shape.groups * self.rows * self.outputs * self.spec.bitlines_per_output
+        return cells / (self.crossbars * self.spec.wordlines * self.spec.bitlines)
+
+
+def tile_count(rows: int, spec: CrossbarSpec) -> int:
+    """Tiles of `spec.wordlines` that `rows` inputs are cut into."""
+    return -(-rows // spec.wordlines)
+
+
+def crossbar_count(groups: int, rows: int, outputs: int, spec: CrossbarSpec) -> int:
+    """Crossbars that hold `groups` matrices of `outputs x rows`."""
+    if rows == 0 or outputs == 0:
+        return 0
+    outputs_per_crossbar = spec.bitlines // spec.bitlines_per_output
+    across = -(-outputs // outputs_per_crossbar)
+    if rows <= spec.wordlines and across == 1:
+        shared = min(spec.wordlines // rows, outputs_per_crossbar // outputs)
+        return -(-groups // shared)
+    return groups * tile_count(rows, spec) * across
+
+
+def plan_layer(
+    shape: LayerShape,
+    spec: CrossbarSpec,
+    *,
+    rows: int | None = None,
+    outputs: int | None = None,
+    nonzeros: int | None = None,
+) -> MappedLayer:
+    """The layer as planned, before any weight is known: its worst case.
+
+    Args:
+        shape: the dense layer.
+        spec: its crossbar.
+        rows: rows per group kept by structured pruning (default: all).
+        outputs: outputs per group kept (default: all).
+        nonzeros: most non-zero weights per segment and polarity (default: no bound).
+
+    Raises:
+        MappingError: more kept than there is.
+    """
+    rows = shape.rows if rows is None else rows
+    outputs = shape.outputs if outputs is None else outputs
+    for what, kept, dense in (("rows", rows, shape.rows), ("outputs", outputs, shape.outputs)):
+        if not 0 <= kept <= dense:
+            raise MappingError(f"{shape.name}: {kept} {what} kept; allowed: 0 to {dense}")
+    segment = min(rows, spec.wordlines)
+    bound = segment if nonzeros is None else min(nonzeros, segment)
+    slices = range(spec.slice_count)
+    tiles = tile_count(rows, spec)
+    segments = shape.groups * tiles * outputs * spec.polarity_count
+    held = sum(min(bound, min(spec.wordlines, rows - t * spec.wordlines)) for t in range(tiles))
+    kept = min(held * spec.polarity_count, rows) * outputs * shape.groups
+    return MappedLayer(
+        shape=shape,
+        spec=spec,
+        rows=rows,
+        outputs=outputs,
+        adc_bits_per_slice=tuple(
+            lossless_adc_bits(worst_level_sum(spec, s, segment, bound), spec.dac_bits)
+            for s in slices
+        ),
+        segments_per_slice=(segments,) * spec.slice_count,
+        nonzeros=kept,
+        unit_line_bits=unit_line_bits(spec, segment) if segments else 0,
+    )
+
+
+def unit_line_bits(spec: CrossbarSpec, rows: int) -> int:
+    """ADC bits of a flipped crossbar's unit bitline, which holds one level per driven wordline."""
+    if spec.sign_encoding is not SignEncoding.FLIPPED:
+        return 0
+    return lossless_adc_bits(rows, spec.dac_bits)
