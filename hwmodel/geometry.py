@@ -18,6 +18,7 @@ __all__ = [
     "plan_layer",
     "tile_count",
     "unit_line_bits",
+    "whole_crossbars",
 ]
 
 
@@ -168,3 +169,14 @@ def unit_line_bits(spec: CrossbarSpec, rows: int) -> int:
     if spec.sign_encoding is not SignEncoding.FLIPPED:
         return 0
     return lossless_adc_bits(rows, spec.dac_bits)
+
+
+def whole_crossbars(share: float, dense: int, unit: int) -> int:
+    """How many of `dense` rows or outputs to keep so that the kept share fills whole crossbars.
+
+    Rounds `share * dense` up to a multiple of `unit` (wordlines, or outputs per crossbar): fewer
+    would save no crossbar, so they are kept for nothing lost. Source: hwmodel.geometry's own
+    counting; the rounding rule of crossbar-size-aware structured pruning.
+    """
+    kept = -(-max(1, round(share * dense)) // unit) * unit
+    return min(dense, kept)

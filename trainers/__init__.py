@@ -1,0 +1,1 @@
+"""Training with crossbar-aware pruning: data, networks, constraints, methods and export."""

@@ -1,0 +1,107 @@
+"""Settings of networks and of the training loop: frozen dataclasses, one per TOML section."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hwmodel.errors import ConfigError
+
+__all__ = ["NetworkConfig", "TrainConfig", "check_choice", "check_number"]
+
+OPTIMISERS = ("sgd", "adam")
+SCHEDULES = ("one-cycle", "cosine", "constant")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkConfig:
+    """Which network, and where its weights come from."""
+
+    name: str = "lenet5"
+    """A name of `crossfront list networks`, or `module:factory` of your own; the factory is called
+    with `input_shape` (channels, height, width), `classes` and the `arguments` below."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments for the factory."""
+    checkpoint: str | None = None
+    """A safetensors file or state dict to start from instead of training a dense baseline."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """The training loop.
+
+    Raises:
+        ConfigError: naming the field, its value and what is allowed.
+    """
+
+    dense_epochs: int = 10
+    """Epochs of the dense baseline, trained once per study."""
+    epochs: int = 4
+    """Epochs of each candidate, all phases of its method together."""
+    batch_size: int = 64
+    optimiser: str = "sgd"
+    """`sgd` (Nesterov momentum) or `adam`."""
+    learning_rate: float = 0.05
+    """Peak learning rate of the dense baseline."""
+    prune_learning_rate: float = 0.03
+    """Peak learning rate of each candidate, which starts from the dense weights."""
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "one-cycle"
+    """`one-cycle` (linear up over the first fifth, linear down), `cosine` or `constant`."""
+    train_count: int | None = None
+    """Training images per epoch (default: all)."""
+    calibration_count: int = 512
+    """Training images that set activation ranges and batch-norm statistics at the end."""
+    threads: int = 1
+    """CPU threads of one training process."""
+    device: str = "auto"
+    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ..."""
+
+    def __post_init__(self) -> None:
+        for name in ("dense_epochs", "epochs"):
+            check_number(f"train.{name}", getattr(self, name), low=0, integer=True)
+        for name in ("batch_size", "calibration_count", "threads"):
+            check_number(f"train.{name}", getattr(self, name), low=1, integer=True)
+        for name in ("learning_rate", "prune_learning_rate", "momentum", "weight_decay"):
+            check_number(f"train.{name}", getattr(self, name), low=0)
+        if self.train_count is not None:
+            check_number("train.train_count", self.train_count, low=1, integer=True)
+        check_choice("train.optimiser", self.optimiser, OPTIMISERS)
+        check_choice("train.schedule", self.schedule, SCHEDULES)
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    integer: bool = False,
+) -> None:
+    """Refuses a setting that is not a finite number within its limits.
+
+    Raises:
+        ConfigError: naming the setting, its value and what is allowed.
+    """
+    kind = "an integer" if integer else "a number"
+    limits = (f" from {low:g}" if low is not None else "") + (
+        f" up to {high:g}" if high is not None else ""
+    )
+    allowed = f"allowed: {kind}{limits}"
+    is_number = isinstance(value, int) or (not integer and isinstance(value, float))
+    if isinstance(value, bool) or not is_number or not math.isfinite(float(str(value))):
+        raise ConfigError(f"{name} is {value!r}; {allowed}")
+    number = float(str(value))
+    if (low is not None and number < low) or (high is not None and number > high):
+        raise ConfigError(f"{name} is {value!r}; {allowed}")
+
+
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuses a setting that is not one of the allowed words.
+
+    Raises:
+        ConfigError: naming the setting, its value and the words.
+    """
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")

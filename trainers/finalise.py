@@ -1,0 +1,125 @@
+"""From trained floats to the integer network that the crossbars compute."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from hwmodel.errors import DivergedError
+from hwmodel.geometry import LayerShape, plan_layer
+from trainers.data import Batches, ImageSet
+from trainers.integer import IntegerLayer, install
+from trainers.method import Method
+from trainers.quantise import ActivationRange
+from trainers.tracing import crossbar_modules
+
+__all__ = ["activation_ranges", "finalise", "recalibrate_batch_norm"]
+
+_CALIBRATION_BATCH = 128
+
+
+def finalise(
+    network: nn.Module,
+    method: Method,
+    shapes: Mapping[str, LayerShape],
+    images: ImageSet,
+) -> nn.Module:
+    """The integer network of a trained one, proven to keep what its method promised.
+
+    Lets the method release the network, recalibrates batch norm, measures activation ranges,
+    quantises, and holds every layer against its constraint and its planned ADC bits.
+
+    Args:
+        network: trained under `method`; its weights are projected in place.
+        method: attached to the network.
+        shapes: the layers' shapes.
+        images: calibration images.
+
+    Raises:
+        ConstraintError: naming layer, tile and bitline, where a constraint is missed.
+        CertificateError: where the stored weights need a larger ADC than planned.
+        DivergedError: weights that are not finite.
+    """
+    method.finalize()
+    for name, module in method.modules.items():
+        if not bool(torch.isfinite(module.weight).all()):
+            raise DivergedError(f"{name}: weights that are not finite; allowed: finite numbers")
+    recalibrate_batch_norm(network, images)
+    limits = {name: target.spec.input_limit for name, target in method.targets.items()}
+    ranges = activation_ranges(network, images, limits)
+    layers = {}
+    for name, module in method.modules.items():
+        target = method.targets[name]
+        layer = IntegerLayer.quantised(module, target.spec, method.layouts[name], ranges[name])
+        method.constraint(name).check(name, layer.weight_q, target.spec, layer.layout)
+        planned = plan_layer(
+            shapes[name],
+            target.spec,
+            rows=layer.layout.packed_rows,
+            outputs=layer.layout.packed_outputs,
+            nonzeros=method.segment_bound(name),
+        )
+        layer.certify().check(name, planned.adc_bits_per_slice)
+        layers[name] = layer
+    integer = copy.deepcopy(network).eval()
+    install(integer, layers)
+    return integer
+
+
+@torch.no_grad()
+def recalibrate_batch_norm(network: nn.Module, images: ImageSet) -> None:
+    """Measures batch-norm statistics afresh, as plain averages over the images."""
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in norms if m.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    network.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+        norm.train()
+    for batch, _ in _calibration(network, images):
+        network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.eval()
+
+
+@torch.no_grad()
+def activation_ranges(
+    network: nn.Module, images: ImageSet, limits: Mapping[str, int]
+) -> dict[str, ActivationRange]:
+    """The code of each crossbar layer's inputs, covering all that the images cause.
+
+    Args:
+        network: float network.
+        images: calibration images.
+        limits: largest input code by layer.
+    """
+    modules = crossbar_modules(network)
+    seen: dict[str, tuple[float, float]] = {}
+
+    def watch(name: str) -> object:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            low, high = inputs[0].aminmax()
+            before = seen.get(name, (0.0, 0.0))
+            seen[name] = (min(before[0], float(low)), max(before[1], float(high)))
+
+        return hook
+
+    handles = [m.register_forward_pre_hook(watch(n)) for n, m in modules.items()]  # type: ignore[arg-type]
+    network.eval()
+    try:
+        for batch, _ in _calibration(network, images):
+            network(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: ActivationRange.covering(*seen[name], limits[name]) for name in modules}
+
+
+def _calibration(network: nn.Module, images: ImageSet) -> Batches:
+    device = next(network.parameters()).device
+    return Batches(images, _CALIBRATION_BATCH, seed=0, device=device, shuffle=False)

@@ -1,0 +1,177 @@
+"""The training loop: one readable page that knows hooks and no method."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hwmodel.errors import ConfigError, DivergedError
+from trainers.config import TrainConfig
+from trainers.data import Batches, ImageSet
+from trainers.method import Method
+from trainers.training_state import load_training, save_training
+
+__all__ = ["EpochReport", "FitResult", "accuracy", "fit", "resolve_device"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochReport:
+    """One epoch of training."""
+
+    epoch: int
+    """Counted from 0."""
+    loss: float
+    """Mean cross-entropy over the epoch's batches."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitResult:
+    """What training did."""
+
+    epochs: tuple[EpochReport, ...]
+    seconds: float
+
+
+def fit(
+    network: nn.Module,
+    images: ImageSet,
+    method: Method,
+    config: TrainConfig,
+    *,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+    state_path: Path | None = None,
+    report: Callable[[EpochReport], None] | None = None,
+) -> FitResult:
+    """Trains a network in place under a method's hooks.
+
+    Args:
+        network: on its device already; the images follow it.
+        images: the training set.
+        method: attached here; `method.finalize` is left to `trainers.finalise`.
+        config: batch size, optimiser and schedule.
+        epochs: epochs to train.
+        learning_rate: peak learning rate.
+        seed: seeds the order of the images and whatever the network draws.
+        state_path: where the state after each epoch is kept; training resumes from it if it is
+            there, bit for bit.
+        report: called after each epoch.
+
+    Raises:
+        DivergedError: a loss that is not finite, naming epoch and step.
+        DataError: fewer images than one batch.
+    """
+    device = next(network.parameters()).device
+    batches = Batches(images, config.batch_size, seed=seed, device=device)
+    method.attach(network, epochs=epochs, steps_per_epoch=len(batches))
+    optimiser = _optimiser(network, config)
+    reports: list[EpochReport] = []
+    torch.manual_seed(seed)
+    if state_path is not None and state_path.exists():
+        done = load_training(state_path, network, optimiser, method)
+        reports = [EpochReport(**fields) for fields in done]
+    for epoch in range(len(reports), epochs):
+        started = time.perf_counter()
+        loss = _train_epoch(
+            network, batches, optimiser, method, config, epoch, epochs, learning_rate
+        )
+        method.after_epoch(epoch)
+        seconds = time.perf_counter() - started
+        reports.append(EpochReport(epoch=epoch, loss=loss, seconds=seconds))
+        if state_path is not None:
+            save_training(state_path, network, optimiser, method, [asdict(r) for r in reports])
+        if report is not None:
+            report(reports[-1])
+    return FitResult(epochs=tuple(reports), seconds=sum(r.seconds for r in reports))
+
+
+def _train_epoch(
+    network: nn.Module,
+    batches: Batches,
+    optimiser: torch.optim.Optimizer,
+    method: Method,
+    config: TrainConfig,
+    epoch: int,
+    epochs: int,
+    learning_rate: float,
+) -> float:
+    """One epoch; the losses are read back once, at its end."""
+    network.train()
+    losses: list[Tensor] = []
+    for step, (images, labels) in enumerate(batches.epoch(epoch)):
+        share = (epoch * len(batches) + step) / (epochs * len(batches))
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * _schedule(config.schedule, share)
+        loss = functional.cross_entropy(network(images), labels)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        method.after_backward()
+        optimiser.step()
+        method.after_step()
+        losses.append(loss.detach())
+    curve = torch.stack(losses)
+    bad = ~torch.isfinite(curve)
+    if bool(bad.any()):
+        step = int(bad.float().argmax())
+        raise DivergedError(
+            f"loss is {float(curve[step])} in epoch {epoch}, step {step}; allowed: a finite number "
+            f"(learning rate {learning_rate:g})"
+        )
+    return float(curve.mean())
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, images: ImageSet, *, batch_size: int = 500) -> float:
+    """Share of correctly classified images, 0 to 1, in evaluation mode."""
+    device = next((t.device for t in [*network.parameters(), *network.buffers()]), "cpu")
+    network.eval()
+    batches = Batches(images, batch_size, seed=0, device=device, shuffle=False)
+    correct = sum(int((network(x).argmax(dim=1) == y).sum()) for x, y in batches.epoch(0))
+    return correct / len(images)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device of a setting; `auto` is a GPU where there is one.
+
+    Raises:
+        ConfigError: a device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"train.device is {name!r}; not usable here: {reason}") from None
+    return device
+
+
+def _optimiser(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Weight decay on weights only, not on biases and batch norm."""
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": weights, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if config.optimiser == "adam":
+        return torch.optim.Adam(groups, lr=0.0)
+    nesterov = config.momentum > 0
+    return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=nesterov)
+
+
+def _schedule(name: str, share: float) -> float:
+    """Factor on the peak learning rate after `share` of all steps."""
+    if name == "constant":
+        return 1.0
+    if name == "cosine":
+        return (1 + math.cos(math.pi * share)) / 2
+    return min(share / 0.2 + 0.01, (1 - share) / 0.8)

@@ -1,0 +1,266 @@
+"""The integer network: every convolution and linear layer as its crossbars compute it.
+
+A `CrossbarLayer` codes its inputs as unsigned integers, multiplies them on crossbars and applies
+scales and bias digitally; everything between the layers (batch norm, activation, pooling) stays
+as it was. Signed activations carry a zero point `z`: with inputs `u = x / s + z`, the product
+`W (u - z) = W u - z * sum(W)` needs one constant per output, so wordlines only ever see unsigned
+digits and the certificate holds for them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hwmodel.certificate import AdcCertificate, certify
+from hwmodel.crossbar import CrossbarSpec
+from hwmodel.geometry import LayerShape, MappedLayer
+from hwmodel.mapping import MatrixLayout
+from hwmodel.simulator import CrossbarSimulator, exact_product
+from trainers.quantise import ActivationRange, quantise_activations, quantise_weight
+from trainers.tracing import CrossbarModule, crossbar_modules, dense_layout
+
+__all__ = ["ConvGeometry", "CrossbarLayer", "IntegerLayer", "integer_layers", "simulate_readings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvGeometry:
+    """How a convolution slides."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    """Left, right, top, bottom, as `torch.nn.functional.pad` takes them."""
+
+    @classmethod
+    def of(cls, module: nn.Conv2d) -> "ConvGeometry":
+        """The geometry of a convolution."""
+        kernel = (module.kernel_size[0], module.kernel_size[1])
+        dilation = (module.dilation[0], module.dilation[1])
+        return cls(
+            kernel=kernel,
+            stride=(module.stride[0], module.stride[1]),
+            dilation=dilation,
+            padding=_padding(module.padding, kernel, dilation),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntegerLayer:
+    """All that is stored of one layer.
+
+    Attributes:
+        weight_q: int16 `[outputs, inputs, ...]`.
+        weight_scale: float32 `[outputs]`.
+        bias: float32 `[outputs]`.
+        activations: code of the inputs.
+        spec: the crossbar.
+        layout: what is left after structured pruning.
+        adc_bits_per_slice: the ADCs that are built, least significant slice first.
+        geometry: of a convolution; None for a linear layer.
+    """
+
+    weight_q: Tensor
+    weight_scale: Tensor
+    bias: Tensor
+    activations: ActivationRange
+    spec: CrossbarSpec
+    layout: MatrixLayout
+    adc_bits_per_slice: tuple[int, ...] = field(default=())
+    geometry: ConvGeometry | None = None
+
+    @classmethod
+    def quantised(
+        cls,
+        module: CrossbarModule,
+        spec: CrossbarSpec,
+        layout: MatrixLayout | None,
+        activations: ActivationRange,
+    ) -> "IntegerLayer":
+        """A float layer's integers, with the ADCs that its certificate asks for."""
+        layout = dense_layout(module) if layout is None else layout
+        weight_q, weight_scale = quantise_weight(module.weight.detach(), spec.weight_limit)
+        bias = torch.zeros(len(weight_scale)) if module.bias is None else module.bias.detach()
+        return cls(
+            weight_q=weight_q.to(torch.int16),
+            weight_scale=weight_scale,
+            bias=bias.float().clone(),
+            activations=activations,
+            spec=spec,
+            layout=layout,
+            adc_bits_per_slice=certify(weight_q, spec, layout).adc_bits_per_slice,
+            geometry=ConvGeometry.of(module) if isinstance(module, nn.Conv2d) else None,
+        )
+
+    def certify(self) -> AdcCertificate:
+        """The certificate of the integers as they stand."""
+        return certify(self.weight_q, self.spec, self.layout)
+
+    def mapped(self, shape: LayerShape) -> MappedLayer:
+        """The layer as the cost model sees it."""
+        certificate = self.certify()
+        return MappedLayer(
+            shape=shape,
+            spec=self.spec,
+            rows=self.layout.packed_rows,
+            outputs=self.layout.packed_outputs,
+            adc_bits_per_slice=self.adc_bits_per_slice,
+            segments_per_slice=certificate.segments_per_slice,
+            nonzeros=int(torch.count_nonzero(self.weight_q)),
+            unit_line_bits=certificate.unit_line_bits,
+        )
+
+
+class CrossbarLayer(nn.Module):
+    """Runs an `IntegerLayer`; a drop-in for the layer that it was made from.
+
+    `every_reading` chooses between the integer product and the simulation of each ADC reading;
+    where the ADCs are certified both give the same bits.
+    """
+
+    matrix_q: Tensor
+    output_scale: Tensor
+    offset: Tensor
+    input_scale: Tensor
+    zero_point: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: IntegerLayer) -> None:
+        super().__init__()
+        self.layer = layer
+        self.every_reading = False
+        self._simulator: CrossbarSimulator | None = None
+        matrix = layer.layout.pack(layer.weight_q.int())
+        code = layer.activations
+        per_output = matrix.sum(dim=-1)  # [groups, packed outputs]
+        self.register_buffer("matrix_q", matrix)
+        self.register_buffer("output_scale", layer.weight_scale * code.scale)
+        self.register_buffer("offset", -code.zero_point * per_output.double())
+        self.register_buffer("bias", layer.bias)
+        self.register_buffer("input_scale", torch.tensor(code.scale, dtype=torch.float32))
+        self.register_buffer("zero_point", torch.tensor(float(code.zero_point)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The layer's outputs for float inputs, as float."""
+        layer = self.layer
+        codes = quantise_activations(
+            values, self.input_scale, self.zero_point, layer.spec.input_limit
+        )
+        vectors, shape = self._vectors(codes)
+        products = self._multiply(vectors) + self.offset[:, None, :]
+        outputs = self._spread(products).to(values.dtype) * self.output_scale + self.bias
+        outputs = outputs.reshape(shape)
+        return outputs if layer.geometry is None else outputs.permute(0, 3, 1, 2).contiguous()
+
+    def _multiply(self, vectors: Tensor) -> Tensor:
+        """Integer products, float64 `[groups, vectors, packed outputs]`."""
+        if not self.every_reading:
+            return exact_product(vectors, self.matrix_q, self.layer.spec.input_limit).double()
+        if self._simulator is None:
+            self._simulator = CrossbarSimulator(
+                self.layer.weight_q.int(),
+                self.layer.spec,
+                self.layer.adc_bits_per_slice,
+                layout=self.layer.layout,
+            )
+        return self._simulator(vectors, every_reading=True).double()
+
+    def _vectors(self, codes: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """Wordline inputs `[groups, vectors, packed rows]`, and the shape of their outputs.
+
+        That shape is `[..., outputs]`: leading dimensions of a linear layer's inputs, or batch,
+        height and width.
+        """
+        layout, geometry = self.layer.layout, self.layer.geometry
+        if geometry is None:
+            vectors = codes.reshape(1, -1, codes.shape[-1])
+            return self._keep(vectors), (*codes.shape[:-1], layout.outputs)
+        padded = functional.pad(codes, geometry.padding, value=float(self.zero_point))
+        height, width = (
+            (padded.shape[2 + axis] - geometry.dilation[axis] * (geometry.kernel[axis] - 1) - 1)
+            // geometry.stride[axis]
+            + 1
+            for axis in range(2)
+        )
+        patches = functional.unfold(
+            padded, geometry.kernel, geometry.dilation, stride=geometry.stride
+        )  # [batch, groups * rows, positions]
+        batch = codes.shape[0]
+        vectors = patches.reshape(batch, layout.groups, layout.rows, -1).permute(1, 0, 3, 2)
+        vectors = vectors.reshape(layout.groups, -1, layout.rows)
+        return self._keep(vectors), (batch, height, width, layout.groups * layout.outputs)
+
+    def _keep(self, vectors: Tensor) -> Tensor:
+        kept = self.layer.layout.kept_rows
+        if kept is None:
+            return vectors
+        return vectors.gather(2, kept[:, None, :].expand(-1, vectors.shape[1], -1))
+
+    def _spread(self, products: Tensor) -> Tensor:
+        """`[groups, vectors, packed outputs]` to `[vectors, outputs]`, zero where pruned."""
+        layout = self.layer.layout
+        if layout.kept_outputs is not None:
+            wide = products.new_zeros(layout.groups, products.shape[1], layout.outputs)
+            index = layout.kept_outputs[:, None, :].expand(-1, products.shape[1], -1)
+            products = wide.scatter(2, index, products)
+        return products.permute(1, 0, 2).flatten(1)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "CrossbarLayer":
+        """Moves the stored layer along with the buffers."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        device = self.matrix_q.device
+        if self.layer.weight_q.device != device:
+            self.layer = _layer_on(self.layer, device)
+            self._simulator = None
+        return self
+
+
+def integer_layers(network: nn.Module) -> dict[str, IntegerLayer]:
+    """The stored layers of an integer network by name."""
+    return {
+        name: module.layer
+        for name, module in network.named_modules()
+        if isinstance(module, CrossbarLayer)
+    }
+
+
+def install(network: nn.Module, layers: dict[str, IntegerLayer]) -> None:
+    """Replaces the named layers of a network by crossbar layers, in place."""
+    for name in crossbar_modules(network):
+        parent_name, _, attribute = name.rpartition(".")
+        setattr(network.get_submodule(parent_name), attribute, CrossbarLayer(layers[name]))
+
+
+def simulate_readings(network: nn.Module, on: bool) -> None:
+    """Makes every crossbar layer simulate each ADC reading, or take the integer product."""
+    for module in network.modules():
+        if isinstance(module, CrossbarLayer):
+            module.every_reading = on
+
+
+def _layer_on(layer: IntegerLayer, device: torch.device) -> IntegerLayer:
+    return IntegerLayer(
+        weight_q=layer.weight_q.to(device),
+        weight_scale=layer.weight_scale.to(device),
+        bias=layer.bias.to(device),
+        activations=layer.activations,
+        spec=layer.spec,
+        layout=layer.layout.to(device),
+        adc_bits_per_slice=layer.adc_bits_per_slice,
+        geometry=layer.geometry,
+    )
+
+
+def _padding(
+    padding: Any, kernel: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Explicit padding; `same` splits an odd total as torch does, the larger half behind."""
+    if padding == "valid":
+        return (0, 0, 0, 0)
+    if padding == "same":
+        total = [dilation[axis] * (kernel[axis] - 1) for axis in range(2)]
+        return (total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2)
+    return (padding[1], padding[1], padding[0], padding[0])

@@ -1,0 +1,169 @@
+"""TinyADC: Peripheral Circuit-aware Weight Pruning Framework (Yuan et al., DATE 2021).
+
+Bounds the non-zero weights of every bitline segment, so that a smaller ADC reads it without any
+error. Structured pruning to whole crossbars comes first and the rest is re-packed; then ADMM
+towards the count bound, a hard projection, and retraining of the survivors under their mask.
+
+differs: the bound holds per polarity of a differential pair unless `both_signs`; budgets are exact
+counts rather than powers of two; structured pruning ranks by norm instead of by ADMM.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hwmodel.mapping import MatrixLayout
+from trainers.admm import Admm
+from trainers.config import check_number
+from trainers.constraints import BitlineCount, Constraint, Unconstrained
+from trainers.method import LayerTarget, Method
+from trainers.packing import strongest_layout
+from trainers.tracing import CrossbarModule, dense_layout
+
+__all__ = ["TinyAdc", "TinyAdcConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TinyAdcConfig:
+    """Settings of `tinyadc`.
+
+    Raises:
+        ConfigError: naming the field, its value and what is allowed.
+    """
+
+    admm_share: float = 0.5
+    """Share of the epochs spent in ADMM; the rest retrains under the mask."""
+    rho: float = 0.1
+    """Penalty weight of the first ADMM round."""
+    rho_growth: float = 1.3
+    """Factor on rho after each round."""
+    rounds_per_epoch: int = 4
+    """Z- and U-steps in each ADMM epoch."""
+    both_signs: bool = False
+    """Count positive and negative weights of a segment together, as the paper does."""
+
+    def __post_init__(self) -> None:
+        check_number("method.admm_share", self.admm_share, low=0, high=1)
+        check_number("method.rho", self.rho, low=0)
+        check_number("method.rho_growth", self.rho_growth, low=1)
+        check_number("method.rounds_per_epoch", self.rounds_per_epoch, low=1, integer=True)
+
+
+class TinyAdc(Method):
+    """Count-bounded bitline segments by ADMM, then masked retraining.
+
+    Args:
+        targets: kept rows and outputs, and `nonzeros` per segment, by layer.
+        config: the schedule.
+    """
+
+    name = "tinyadc"
+
+    def __init__(self, targets: Mapping[str, LayerTarget], config: TinyAdcConfig) -> None:
+        super().__init__(targets)
+        self.config = config
+        self.admm: Admm | None = None
+        self.masks: dict[str, Tensor] = {}
+        self._admm_steps = 0
+        self._round_steps = 1
+        self._steps = 0
+
+    def attach(self, network: nn.Module, *, epochs: int, steps_per_epoch: int) -> None:
+        """Removes rows and outputs, and starts ADMM on the layers that have a bound."""
+        super().attach(network, epochs=epochs, steps_per_epoch=steps_per_epoch)
+        self._remove_unpacked()
+        self._steps = 0
+        self._admm_steps = round(self.config.admm_share * epochs * steps_per_epoch)
+        self._round_steps = max(1, steps_per_epoch // self.config.rounds_per_epoch)
+        bounded = (n for n in self.modules if self.targets[n].nonzeros is not None)
+        weights = {name: self.modules[name].weight for name in bounded}
+        self.admm = Admm(weights, self.project, self.config.rho)
+        if self._admm_steps == 0:
+            self._fix_masks()
+
+    def layout(self, name: str, module: CrossbarModule) -> MatrixLayout:
+        """The strongest rows and outputs that the target keeps."""
+        target = self.targets[name]
+        groups = dense_layout(module).groups
+        return strongest_layout(module.weight, groups, target.rows, target.outputs)
+
+    def constraint(self, name: str) -> Constraint:
+        """The count bound of the layer's segments."""
+        nonzeros = self.targets[name].nonzeros
+        if nonzeros is None:
+            return Unconstrained()
+        return BitlineCount(nonzeros, self.config.both_signs)
+
+    def segment_bound(self, name: str) -> int | None:
+        """The target's bound."""
+        return self.targets[name].nonzeros
+
+    def after_backward(self) -> None:
+        """Adds the ADMM penalty to the gradients while ADMM runs."""
+        if self.admm is not None:
+            self.admm.add_penalty_gradient()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Keeps removed weights at zero, and moves ADMM on at the end of each round."""
+        self._steps += 1
+        for name, mask in self.masks.items():
+            self.modules[name].weight.mul_(mask)
+        if self.admm is None:
+            return
+        self._remove_unpacked()
+        if self._steps % self._round_steps == 0:
+            self.admm.update()
+            self.admm.rho *= self.config.rho_growth
+        if self._steps >= self._admm_steps:
+            self._fix_masks()
+
+    @torch.no_grad()
+    def finalize(self) -> None:
+        """Ends ADMM if it still runs; the weights are then masked, or projected."""
+        if self.admm is not None:
+            self._fix_masks()
+        super().finalize()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Layouts, step count, masks, and Z, U and rho while ADMM runs."""
+        state = super().state_dict()
+        state["steps"] = torch.tensor(self._steps)
+        state.update({f"mask.{name}": mask for name, mask in self.masks.items()})
+        if self.admm is not None:
+            state["admm.rho"] = torch.tensor(self.admm.rho, dtype=torch.float64)
+            state.update({f"admm.{key}": value for key, value in self.admm.state_dict().items()})
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state_dict` returned."""
+        super().load_state_dict(state)
+        self._steps = int(state["steps"])
+        prefix = "mask."
+        self.masks = {
+            key.removeprefix(prefix): mask for key, mask in state.items() if key.startswith(prefix)
+        }
+        if "admm.rho" not in state:
+            self.admm = None
+        elif self.admm is not None:
+            self.admm.rho = float(state["admm.rho"])
+            inner = {k.removeprefix("admm."): v for k, v in state.items() if k.startswith("admm.")}
+            self.admm.load_state_dict(inner)
+
+    @torch.no_grad()
+    def _remove_unpacked(self) -> None:
+        """Zeroes rows and outputs that structured pruning removed."""
+        for name, module in self.modules.items():
+            layout = self.layouts[name]
+            if layout.kept_rows is not None or layout.kept_outputs is not None:
+                module.weight.copy_(layout.unpack(layout.pack(module.weight), module.weight.shape))
+
+    @torch.no_grad()
+    def _fix_masks(self) -> None:
+        """Hard projection; from here on the pattern of zeros is frozen."""
+        self.admm = None
+        for name, module in self.modules.items():
+            module.weight.copy_(self.project(name, module.weight))
+            self.masks[name] = module.weight != 0

@@ -1,0 +1,82 @@
+"""Networks by name, or a user's own `module:factory`."""
+
+import importlib
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from hwmodel.errors import ConfigError
+from trainers.config import NetworkConfig
+from trainers.networks.lenet import lenet5
+from trainers.networks.mlp import mlp
+from trainers.networks.resnet import resnet20
+
+__all__ = ["NETWORKS", "build_network"]
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "lenet5": lenet5,
+    "mlp": mlp,
+    "resnet20": resnet20,
+}
+
+
+def build_network(
+    config: NetworkConfig, input_shape: tuple[int, int, int], classes: int, *, seed: int = 0
+) -> nn.Module:
+    """The network with freshly initialised weights, checked against the images it will see.
+
+    Args:
+        config: its name and arguments.
+        input_shape: channels, height and width of an image.
+        classes: number of classes.
+        seed: seeds the initialisation.
+
+    Raises:
+        ConfigError: an unknown name or argument, or layers that do not fit the images.
+    """
+    factory = _factory(config.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            network = factory(input_shape=input_shape, classes=classes, **config.arguments)
+        except TypeError as error:
+            raise ConfigError(f"network {config.name!r} refused its arguments: {error}") from None
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"network {config.name!r} made a {type(network).__name__}, not a Module")
+    _check_fit(network, config.name, input_shape, classes)
+    return network
+
+
+def _factory(name: str) -> Callable[..., nn.Module]:
+    if name in NETWORKS:
+        return NETWORKS[name]
+    module_name, separator, attribute = name.partition(":")
+    if not separator:
+        raise ConfigError(f"unknown network {name!r}; allowed: {', '.join(NETWORKS)} or m:factory")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"network {name!r} cannot be imported: {error}") from None
+    if not callable(factory):
+        raise ConfigError(f"network {name!r} is a {type(factory).__name__}; allowed: a callable")
+    return factory  # type: ignore[no-any-return]
+
+
+def _check_fit(
+    network: nn.Module, name: str, input_shape: tuple[int, int, int], classes: int
+) -> None:
+    was_training = network.training
+    shape = "x".join(map(str, input_shape))
+    try:
+        with torch.no_grad():
+            logits = network.eval()(torch.zeros(2, *input_shape))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"network {name!r} does not fit images of {shape}: {reason}") from None
+    network.train(was_training)
+    if tuple(logits.shape) != (2, classes):
+        raise ConfigError(
+            f"network {name!r} returns {tuple(logits.shape[1:])} values an image; "
+            f"allowed: {classes}, one per class"
+        )
