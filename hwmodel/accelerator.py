@@ -26,6 +26,7 @@ from hwmodel.cost_report import (
     ratio,
 )
 from hwmodel.crossbar import CrossbarSpec
+from hwmodel.errors import ConfigError
 from hwmodel.geometry import MappedLayer
 from hwmodel.nameplate import roll_up_peak
 

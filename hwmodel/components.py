@@ -127,7 +127,8 @@ class Component:
     """One kind of part: its count, its price and how both follow the crossbar.
 
     Raises:
-        ConfigError: a negative or non-finite number, or a word outside the vocabularies.
+        ConfigError: a negative or non-finite number, a word outside the vocabularies, a component
+            called "adc" (its price is the law's), or a scaling rule at chip level.
     """
 
     name: str
@@ -170,6 +171,14 @@ class Component:
         for key in ("scales_with", "energy_scales_with"):
             for word in getattr(self, key):
                 _check_word(word, SIZES, f"{where}: {key}")
+        if self.name == "adc":
+            raise ConfigError(
+                f"{where}: the ADC's price comes from the ADC law; choose another name"
+            )
+        if self.level == "chip" and (self.scales_with or self.energy_scales_with):
+            raise ConfigError(
+                f"{where}: a part of the chip follows no crossbar; scaling allowed: []"
+            )
         if self.event == "none" and self.energy_j > 0:
             raise ConfigError(
                 f"{where}: energy_j is {self.energy_j!r}; allowed: 0 without an event"

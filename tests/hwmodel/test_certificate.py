@@ -17,7 +17,8 @@ Place = tuple[int, int, int]  # group, tile, bitline
 
 def _digits(stored: int, spec: CrossbarSpec) -> list[int]:
     """Digits of a stored integer, least significant first, in plain arithmetic."""
-    base, digits = 2**spec.cell_bits, []
+    base = 2**spec.cell_bits
+    digits: list[int] = []
     while len(digits) < spec.slice_count:
         stored, digit = divmod(stored, base)
         digits.append(digit)
@@ -34,7 +35,8 @@ def _cells(weight: int, spec: CrossbarSpec) -> list[int]:
 
 def _brute_force_sums(layer: Layer) -> dict[Place, int]:
     """Sum of levels of every segment, weight by weight."""
-    spec, sums = layer.spec, {}
+    spec = layer.spec
+    sums: dict[Place, int] = {}
     per_output = spec.bitlines_per_output
     full_scale = _digits(2**spec.stored_bits - 1, spec) * spec.polarity_count
     for group, outputs in enumerate(layer.matrix_q.tolist()):

@@ -1,0 +1,149 @@
+"""Proves an exported folder again, from its files alone."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from hwmodel.errors import CertificateError, CheckpointError
+from trainers.checkpoint import changed_files, load_checkpoint
+from trainers.data import Batches, ImageSet
+from trainers.export import ONNX_FILE, SAMPLES_FILE, onnx_logits
+from trainers.fit import accuracy
+from trainers.integer import integer_layers, simulate_readings
+
+__all__ = ["LayerProof", "Verification", "verify_folder"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerProof:
+    """One layer's certificate against the ADCs that the manifest promises."""
+
+    name: str
+    adc_bits: int
+    """Resolution of the promised ADCs."""
+    worst_sum: int
+    """Largest reading that any input could cause."""
+    limit: int
+    """Largest reading that the promised ADC of that bit slice resolves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What was proven; `failures` says, a line each, what was not."""
+
+    layers: tuple[LayerProof, ...]
+    images: int
+    """Images whose every ADC reading was simulated."""
+    mismatches: int
+    """Of these, images whose logits differ from the integer network's."""
+    accuracy: float
+    """Of the integer network over all sample images."""
+    digests_ok: bool
+    failures: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything was proven."""
+        return not self.failures
+
+    def to_json(self) -> dict[str, object]:
+        """The JSON of `crossfront verify --json`."""
+        certified = all(layer.worst_sum <= layer.limit for layer in self.layers)
+        return {
+            "certified": certified,
+            "max_adc_bits": max(layer.adc_bits for layer in self.layers),
+            "layers": [asdict(layer) for layer in self.layers],
+            "images": self.images,
+            "mismatches": self.mismatches,
+            "accuracy": self.accuracy,
+            "digests_ok": self.digests_ok,
+            "failures": list(self.failures),
+        }
+
+
+def verify_folder(folder: Path, *, images: int = 256) -> Verification:
+    """Certificate, bit-exact simulation, accuracy, ONNX graph and digests.
+
+    Args:
+        folder: an export folder.
+        images: sample images to simulate reading by reading (accuracy takes all samples).
+
+    Raises:
+        CheckpointError: a folder that is not an export, or unreadable files.
+        MappingError: weights that the crossbars cannot even store.
+    """
+    checkpoint = load_checkpoint(folder)
+    samples = _read_samples(folder, checkpoint.classes)
+    changed = changed_files(folder, checkpoint.manifest)
+    failures = [f"{name}: does not match its digest in the manifest" for name in changed]
+    proofs = []
+    for name, layer in integer_layers(checkpoint.network).items():
+        certificate = layer.certify()
+        needed = zip(certificate.worst_sums, layer.adc_bits_per_slice, strict=True)
+        worst, bits = max(needed, key=lambda pair: pair[0] / (1 << pair[1]))
+        limit = (1 << bits) - 1
+        promised = checkpoint.manifest["layers"][name]["adc_bits"]
+        proofs.append(LayerProof(name=name, adc_bits=promised, worst_sum=worst, limit=limit))
+        try:
+            certificate.check(name, layer.adc_bits_per_slice)
+        except CertificateError as error:
+            failures.append(str(error))
+    measured = accuracy(checkpoint.network, samples)
+    recorded = checkpoint.manifest.get("samples_accuracy", measured)
+    if abs(measured - recorded) > 1.5 / len(samples):
+        failures.append(f"accuracy on the samples is {measured:.4f}; the manifest says {recorded}")
+    simulated = samples.subset(min(images, len(samples)))
+    mismatches = _mismatches(checkpoint.network, simulated)
+    if mismatches:
+        failures.append(
+            f"{mismatches} of {len(simulated)} images read differently through the ADCs"
+        )
+    if ONNX_FILE not in changed:
+        failures += _onnx_failures(folder, checkpoint.network, simulated)
+    return Verification(
+        layers=tuple(proofs),
+        images=len(simulated),
+        mismatches=mismatches,
+        accuracy=measured,
+        digests_ok=not changed,
+        failures=tuple(failures),
+    )
+
+
+@torch.no_grad()
+def _mismatches(network: nn.Module, images: ImageSet) -> int:
+    """Images whose logits change when every ADC reading is simulated."""
+    count = 0
+    for batch, _ in Batches(images, 32, seed=0, device="cpu", shuffle=False).epoch(0):
+        simulate_readings(network, on=False)
+        expected = network(batch)
+        simulate_readings(network, on=True)
+        count += int((network(batch) != expected).any(dim=1).sum())
+    simulate_readings(network, on=False)
+    return count
+
+
+@torch.no_grad()
+def _onnx_failures(folder: Path, network: nn.Module, images: ImageSet) -> list[str]:
+    batch = images.images.float().div(255)
+    found = onnx_logits(folder / ONNX_FILE, batch).argmax(dim=1)
+    differing = int((network(batch).argmax(dim=1) != found).sum())
+    # A code on the edge between two steps may round differently in another runtime.
+    if differing <= len(images) // 100:
+        return []
+    return [f"{ONNX_FILE}: {differing} of {len(images)} images are classified differently"]
+
+
+def _read_samples(folder: Path, classes: int) -> ImageSet:
+    path = folder / SAMPLES_FILE
+    try:
+        tensors = load_file(path)
+        return ImageSet(
+            name="samples", images=tensors["images"], labels=tensors["labels"], classes=classes
+        )
+    except (OSError, SafetensorError, KeyError) as error:
+        raise CheckpointError(f"{path}: no readable sample images ({error})") from None
