@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hwmodel.adc.base import AdcCost, AdcLaw
-from hwmodel.components import Component, Preset, event_counts, scale_factor
+from hwmodel.components import Component, Preset, event_counts, is_read, scale_factor
 from hwmodel.cost_report import (
     CostNode,
     CostReport,
@@ -113,7 +113,7 @@ class CostModel:
         Source: ISAAC (ISCA 2016) for the cycles, the pipeline and one ADC per crossbar.
         """
         times = [self._time_s(layer) for layer in layers]
-        cycles = [self.preset.cycle_time_s(x.spec) for x in layers if x.conversions]
+        cycles = [self.preset.cycle_time_s(x.spec) for x in layers if is_read(x)]
         fill_s = self.preset.pipeline_fill_cycles * max(cycles, default=0.0)
         latency_s = math.fsum(times) + fill_s
         adcs, built = self._converters(layers), self._built(layers)
@@ -149,14 +149,14 @@ class CostModel:
 
     def _time_s(self, layer: MappedLayer) -> float:
         """Seconds that all positions of a layer take."""
-        if layer.conversions == 0:
+        if not is_read(layer):
             return 0.0
         cycle_s = self.preset.cycle_time_s(layer.spec)
         return layer.shape.positions * layer.spec.cycle_count * cycle_s
 
     def _converters(self, layers: Sequence[MappedLayer]) -> list[AdcCost | None]:
         """The ADC type of every layer under the policy; None for a layer never read."""
-        needs = [layer.adc_bits if layer.conversions else 0 for layer in layers]
+        needs = [layer.adc_bits if is_read(layer) else 0 for layer in layers]
         if self.policy == "chip_max":
             largest = max(needs, default=0)
             needs = [largest if need else 0 for need in needs]
@@ -266,7 +266,7 @@ def _layer_cost(
         bitlines=layer.spec.bitlines,
         adc_bits=layer.adc_bits,
         adc_bits_per_slice=layer.adc_bits_per_slice,
-        conversions=layer.conversions,
+        conversions=layer.conversions if is_read(layer) else 0,
         built_crossbars=built,
         built_adc_bits=0 if adc is None else adc.bits,
         time_s=time_s,

@@ -7,16 +7,16 @@ crossbar -> IMA -> tile -> chip. All units are SI.
 
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
-from difflib import get_close_matches
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from hwmodel.crossbar import CrossbarSpec
-from hwmodel.errors import ConfigError, SpecError
+from hwmodel.errors import ConfigError
 from hwmodel.geometry import MappedLayer
+from hwmodel.records import merge_tables, read_record
 
 __all__ = [
     "EVENTS",
@@ -27,6 +27,7 @@ __all__ = [
     "Preset",
     "crossbar_sizes",
     "event_counts",
+    "is_read",
     "load_preset",
     "preset_names",
     "scale_factor",
@@ -91,6 +92,11 @@ def scale_factor(
     return math.prod(here[name] / there[name] for name in names)
 
 
+def is_read(layer: MappedLayer) -> bool:
+    """Whether the layer's crossbars are ever read: not when nothing in them can conduct."""
+    return layer.adc_bits > 0 and layer.conversions > 0
+
+
 def event_counts(layer: MappedLayer, output_bits: int) -> dict[str, float]:
     """How often each of `EVENTS` happens in one inference; all zero for a layer never read.
 
@@ -100,7 +106,7 @@ def event_counts(layer: MappedLayer, output_bits: int) -> dict[str, float]:
     wide as inputs and cross one router. Every cell of the layer's matrix counts in a cycle, be it
     zero or not, cells outside it do not. All of this is assumed; conversions are exact.
     """
-    if layer.conversions == 0:
+    if not is_read(layer):
         return dict.fromkeys(EVENTS, 0.0)
     spec, shape, positions = layer.spec, layer.shape, layer.shape.positions
     inputs, outputs = shape.groups * layer.rows, shape.groups * layer.outputs
@@ -264,35 +270,21 @@ def load_preset(name_or_path: str | Path) -> Preset:
     """
     where = f"preset {str(name_or_path)!r}"
     table = _read_merged(str(name_or_path), Path(), ())
-    table.setdefault("reference", table.get("crossbar"))
-    for key in ("reference", "crossbar"):
-        table[key] = _read_spec(table.get(key), f"{where}: [{key}]")
-    components = table.get("components", {})
-    if not isinstance(components, dict):
-        raise ConfigError(f"{where}: components is {components!r}; allowed: tables")
-    table["components"] = tuple(
-        _read_component(name, part, f"{where}: [components.{name}]")
-        for name, part in components.items()
-    )
-    return Preset(**_checked(table, Preset, where))
+    if "crossbar" in table:
+        table.setdefault("reference", table["crossbar"])
+    parts = table.get("components", {})
+    if not isinstance(parts, dict):
+        raise ConfigError(f"{where}: components is {parts!r}; allowed: tables")
+    table["components"] = [
+        read_record(Component, _named(name, part), f"{where}: components.{name}")
+        for name, part in parts.items()
+    ]
+    return read_record(Preset, table, where)
 
 
-def _read_component(name: str, part: object, where: str) -> Component:
-    """One component from its table."""
-    if not isinstance(part, dict):
-        raise ConfigError(f"{where} is {part!r}; allowed: a table")
-    return Component(**_checked({**part, "name": name}, Component, where))
-
-
-def _read_spec(part: object, where: str) -> CrossbarSpec:
-    """One crossbar from its table."""
-    if not isinstance(part, dict):
-        raise ConfigError(f"{where} is {part!r}; allowed: a table")
-    _check_keys(part, [field.name for field in fields(CrossbarSpec)], where)
-    try:
-        return CrossbarSpec(**part)
-    except SpecError as error:
-        raise ConfigError(f"{where}: {error}") from None
+def _named(name: str, part: object) -> object:
+    """A component's table with its name in it."""
+    return {**part, "name": name} if isinstance(part, dict) else part
 
 
 def _read_merged(source: str, folder: Path, above: tuple[str, ...]) -> dict[str, Any]:
@@ -316,49 +308,7 @@ def _read_merged(source: str, folder: Path, above: tuple[str, ...]) -> dict[str,
         return table
     if not isinstance(base, str):
         raise ConfigError(f"preset {source!r}: base is {base!r}; allowed: a name or a path")
-    return _merge(_read_merged(base, folder, (*above, key)), table)
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over`, table by table."""
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _checked(table: dict[str, Any], record: type[Any], where: str) -> dict[str, Any]:
-    """The table as arguments of the record: no key unknown or missing, every type right."""
-    known = {field.name: field for field in fields(record)}
-    _check_keys(table, list(known), where)
-    hints = get_type_hints(record)
-    for key, field in known.items():
-        if key not in table and field.default is MISSING:
-            raise ConfigError(f"{where}: {key} is missing")
-    return {key: _typed(value, hints[key], f"{where}: {key}") for key, value in table.items()}
-
-
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """The value if it has the type of its field; integers pass for floats, lists for tuples."""
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint == tuple[str, ...]:
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise ConfigError(f"{where} is {value!r}; allowed: a list of strings")
-    plain = hint if isinstance(hint, type) else tuple
-    if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
-        raise ConfigError(f"{where} is {value!r}; allowed: {plain.__name__}")
-    return value
-
-
-def _check_keys(table: Mapping[str, Any], allowed: list[str], where: str) -> None:
-    """Refuses a key that does not exist, naming the nearest that does."""
-    for key in table:
-        if key not in allowed:
-            near = get_close_matches(key, allowed, n=1, cutoff=0.0)
-            raise ConfigError(f"{where}: unknown key {key!r}; nearest allowed: {near[0]!r}")
+    return merge_tables(_read_merged(base, folder, (*above, key)), table)
 
 
 def _check_number(value: float, where: str, *, above_zero: bool = False) -> None:

@@ -35,6 +35,11 @@ class LayerShape:
     positions: int = 1
     """Output positions of one inference: `H_out * W_out`, or 1 for a linear layer."""
 
+    def __post_init__(self) -> None:
+        for what in ("rows", "outputs", "groups", "positions"):
+            if getattr(self, what) < 1:
+                raise MappingError(f"{self.name}: {what} is {getattr(self, what)}; allowed: 1 up")
+
     @property
     def weights(self) -> int:
         """Weights of the dense layer."""
@@ -135,13 +140,15 @@ def plan_layer(
         nonzeros: most non-zero weights per segment and polarity (default: no bound).
 
     Raises:
-        MappingError: more kept than there is.
+        MappingError: more kept than there is, or a bound below one non-zero.
     """
     rows = shape.rows if rows is None else rows
     outputs = shape.outputs if outputs is None else outputs
     for what, kept, dense in (("rows", rows, shape.rows), ("outputs", outputs, shape.outputs)):
         if not 0 <= kept <= dense:
             raise MappingError(f"{shape.name}: {kept} {what} kept; allowed: 0 to {dense}")
+    if nonzeros is not None and nonzeros < 1:
+        raise MappingError(f"{shape.name}: {nonzeros} non-zeros per segment; allowed: 1 up")
     segment = min(rows, spec.wordlines)
     bound = segment if nonzeros is None else min(nonzeros, segment)
     slices = range(spec.slice_count)

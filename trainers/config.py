@@ -43,7 +43,7 @@ class TrainConfig:
     """`sgd` (Nesterov momentum) or `adam`."""
     learning_rate: float = 0.05
     """Peak learning rate of the dense baseline."""
-    prune_learning_rate: float = 0.03
+    prune_learning_rate: float = 0.06
     """Peak learning rate of each candidate, which starts from the dense weights."""
     momentum: float = 0.9
     weight_decay: float = 5e-4

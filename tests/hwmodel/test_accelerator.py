@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hwmodel.accelerator import CostModel, ratio
 from hwmodel.adc import ADC_LAWS, adc_law
-from hwmodel.components import load_preset
+from hwmodel.components import Component, load_preset
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import ConfigError, OutOfRangeError
 from hwmodel.geometry import LayerShape, MappedLayer, plan_layer
@@ -114,7 +114,8 @@ def test_smaller_adcs_gain_what_each_law_says(row: dict[str, str]) -> None:
         "tile_pe_gain": dense.tiles.power_w / small.tiles.power_w - 1,
     }
     for name, gain in gains.items():
-        assert gain == pytest.approx(float(row[name]), abs=2e-5)
+        # The golden gains divide by the published totals, rounded to three digits.
+        assert gain == pytest.approx(float(row[name]), rel=2e-3)
 
 
 @pytest.mark.parametrize(("bits", "ce", "pe"), [(4, 0.28, 0.44), (5, 0.23, 0.31)])
@@ -157,8 +158,15 @@ def test_peak_on_another_crossbar_follows_its_activity() -> None:
 
 
 def test_a_part_without_events_keeps_its_nameplate() -> None:
-    clock = replace(ISAAC.components[0], name="clock", level="chip", count=1.0, scales_with=())
-    clock = replace(clock, energy_scales_with=(), event="none", energy_j=0.0, power_w=1.0)
+    clock = Component(
+        name="clock",
+        level="chip",
+        count=1.0,
+        power_w=1.0,
+        area_m2=0.0,
+        kind="assumed",
+        source="a test",
+    )
     preset = replace(ISAAC, components=(*ISAAC.components, clock))
     more = CostModel(preset, SAR).peak().chip.power_w - CostModel(ISAAC, SAR).peak().chip.power_w
     assert more == pytest.approx(1.0)
@@ -216,6 +224,13 @@ def test_a_layer_of_zeros_takes_crossbars_but_no_adc_time_or_energy() -> None:
     assert zero.area_m2 > 0
     assert (zero.conversions, zero.time_s, zero.energy_j, zero.adc_area_m2) == (0, 0, 0, 0)
     assert (zero.adc_bits, zero.built_adc_bits) == (0, 0)
+
+
+def test_adcs_without_bits_are_never_read() -> None:
+    report = CostModel(SMALL, SAR).evaluate([with_bits(layer(), 0)])
+    assert report.layers[0].conversions == 0
+    assert (report.totals.energy_j, report.totals.latency_s, report.totals.adc_area_m2) == (0, 0, 0)
+    assert report.totals.area_m2 > 0
 
 
 @pytest.mark.parametrize("provisioning", ["share", "whole"])
@@ -295,17 +310,36 @@ def test_a_large_crossbar_does_not_get_buffers_and_links_for_nothing() -> None:
         assert each[1] == pytest.approx(4 * each[0])
 
 
+LAYER_KEYS = [
+    "name",
+    "crossbars",
+    "wordlines",
+    "bitlines",
+    "adc_bits",
+    "adc_bits_per_slice",
+    "conversions",
+]
+TOTAL_KEYS = [
+    "adc_area_m2",
+    "adc_power_w",
+    "area_m2",
+    "power_w",
+    "energy_j",
+    "latency_s",
+    "ops_per_s",
+    "ops_per_s_per_w",
+    "ops_per_s_per_m2",
+    "crossbars",
+]
+
+
 def test_json_has_the_promised_fields_and_units() -> None:
     document: dict[str, Any] = json.loads(
         json.dumps(CostModel(SMALL, SAR).evaluate([layer()]).to_json(), allow_nan=False)
     )
     assert set(document) == {"law", "policy", "extrapolated", "layers", "totals", "tree"}
-    assert list(document["layers"][0]) == (
-        ["name", "crossbars", "wordlines", "bitlines", "adc_bits", "adc_bits_per_slice", "conversions"]
-    )
-    assert list(document["totals"]) == (
-        ["adc_area_m2", "adc_power_w", "area_m2", "power_w", "energy_j", "latency_s", "ops_per_s", "ops_per_s_per_w", "ops_per_s_per_m2", "crossbars"]
-    )
+    assert list(document["layers"][0]) == LAYER_KEYS
+    assert list(document["totals"]) == TOTAL_KEYS
     peak = json.loads(json.dumps(CostModel(ISAAC, SAR).peak().to_json(), allow_nan=False))
     for level in ("ima", "tile", "tiles", "chip"):
         assert list(peak[level]) == ["power_w", "area_m2"]

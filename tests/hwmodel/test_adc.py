@@ -22,7 +22,10 @@ def golden(name: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize("row", golden("adc_isaac_sar_scaled.csv"), ids=lambda row: row["bits"])
 def test_sar_split_reproduces_the_tabulated_converters(row: dict[str, str]) -> None:
     cost = adc_law("sar_split").cost(int(row["bits"]), **ISAAC)
-    assert cost.area_m2 * 1e12 == pytest.approx(float(row["area_um2_ref"]), rel=1e-5)
+    # Some reference areas have two decimals, which is coarser than 1e-5 at 4 bits.
+    area_um2 = float(row["area_um2_ref"])
+    assert cost.area_m2 * 1e12 == pytest.approx(area_um2, rel=1e-5, abs=5e-3)
+    assert cost.area_m2 * 1e12 == pytest.approx(float(row["area_um2_fit"]), rel=1e-5)
     assert cost.energy_j * 1e12 == pytest.approx(float(row["energy_pj_ref"]), rel=6e-3)
     assert not cost.extrapolated
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,20 +113,16 @@ def test_events_of_a_small_layer_by_hand() -> None:
     }
 
 
-@pytest.mark.parametrize("kept", [{"nonzeros": 0}, {"rows": 0}, {"outputs": 0}])
-def test_a_layer_that_holds_nothing_makes_nothing_happen(kept: dict[str, int]) -> None:
+@pytest.mark.parametrize("kept", [{"rows": 0}, {"outputs": 0}])
+def test_a_layer_pruned_away_makes_nothing_happen(kept: dict[str, int]) -> None:
     layer = plan_layer(LayerShape(name="l", rows=6, outputs=3, positions=5), CrossbarSpec(), **kept)
-    if "nonzeros" in kept:
-        layer = layer.__class__(
-            shape=layer.shape,
-            spec=layer.spec,
-            rows=6,
-            outputs=3,
-            adc_bits_per_slice=(0, 0, 0, 0),
-            segments_per_slice=(0, 0, 0, 0),
-            nonzeros=0,
-        )
     assert event_counts(layer, 16) == dict.fromkeys(EVENTS, 0.0)
+
+
+def test_a_layer_of_zeros_makes_nothing_happen() -> None:
+    layer = plan_layer(LayerShape(name="l", rows=6, outputs=3, positions=5), CrossbarSpec())
+    zeros = replace(layer, adc_bits_per_slice=(0,) * 4, segments_per_slice=(0,) * 4, nonzeros=0)
+    assert event_counts(zeros, 16) == dict.fromkeys(EVENTS, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -170,19 +167,19 @@ def test_a_user_file_may_build_on_a_shipped_preset_or_a_neighbour(tmp_path: Path
     [
         ("tile = 3", "unknown key 'tile'; nearest allowed: 'tiles'"),
         ("tiles = -3", "tiles is -3; allowed: a positive, finite number"),
-        ("tiles = 1.5", "tiles is 1.5; allowed: int"),
-        ("tiles = true", "tiles is True; allowed: int"),
+        ("tiles = 1.5", "tiles is 1.5; allowed: an integer"),
+        ("tiles = true", "tiles is True; allowed: an integer"),
         ("node_m = nan", "node_m is nan"),
-        ("node_m = '32 nm'", "node_m is '32 nm'; allowed: float"),
+        ("node_m = '32 nm'", "node_m is '32 nm'; allowed: a number"),
         ("pipeline_fill_cycles = -1", "pipeline_fill_cycles is -1"),
-        ("crossbar = 3", r"\[crossbar\] is 3; allowed: a table"),
+        ("crossbar = 3", r"crossbar is 3; allowed: a table"),
         ("[crossbar]\nwordline = 3", "unknown key 'wordline'; nearest allowed: 'wordlines'"),
-        ("[crossbar]\nwordlines = 0", r"\[crossbar\]: wordlines is 0; allowed"),
+        ("[crossbar]\nwordlines = 0", r"crossbar: wordlines is 0; allowed"),
         ("components = 3", "components is 3; allowed: tables"),
-        ("[components]\nbus = 3", r"\[components.bus\] is 3; allowed: a table"),
+        ("[components]\nbus = 3", r"components.bus is 3; allowed: a table"),
         ("[components.bus]\npower = 3", "unknown key 'power'; nearest allowed: 'power_w'"),
-        ("[components.bus]\nscales_with = 'cells'", "allowed: a list of strings"),
-        ("[components.bus]\nio = 1", "io is 1; allowed: bool"),
+        ("[components.bus]\nscales_with = 'cells'", "allowed: a list"),
+        ("[components.bus]\nio = 1", "io is 1; allowed: true or false"),
         ("[components.fan]\nlevel = 'tile'", "count is missing"),
     ],
 )
@@ -197,7 +194,7 @@ def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, message: str) -
         ('base = "mine.toml"', "base leads back to itself"),
         ("base = 3", "base is 3; allowed: a name or a path"),
         ("tiles = ", "cannot be read"),
-        ("tiles = 3", r"\[reference\] is None; allowed: a table"),
+        ("tiles = 3", "name is missing"),
         ('base = "eniac"', "preset is 'eniac'; allowed: isaac, isaac-8bit-weights"),
     ],
 )

@@ -60,7 +60,7 @@ def test_one_more_weight_than_the_largest_count_needs_another_bit(
 
 def segment_sums(spec: CrossbarSpec, weights: tuple[int, ...], index: int) -> list[int]:
     def level(code: int) -> int:
-        return (code >> (spec.cell_bits * index)) % 2**spec.cell_bits
+        return (code >> (spec.cell_bits * index)) & ((1 << spec.cell_bits) - 1)
 
     if spec.sign_encoding is SignEncoding.DIFFERENTIAL:
         return [sum(level(max(sign * w, 0)) for w in weights) for sign in (1, -1)]

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwmodel.crossbar import CrossbarSpec
+from hwmodel.crossbar import CrossbarSpec, SignEncoding
 from hwmodel.errors import MappingError
 from hwmodel.geometry import (
     LayerShape,
@@ -97,13 +97,13 @@ def test_keeping_more_rows_never_costs_less(rows: int, kept: int, more: int, out
 def test_a_layer_pruned_away_takes_nothing() -> None:
     shape = LayerShape(name="conv", rows=300, outputs=20)
     for kept in ({"rows": 0}, {"outputs": 0}):
-        mapped = plan_layer(shape, CrossbarSpec(sign_encoding="flipped"), **kept)
+        mapped = plan_layer(shape, CrossbarSpec(sign_encoding=SignEncoding.FLIPPED), **kept)
         assert (mapped.crossbars, mapped.conversions, mapped.unit_lines) == (0, 0, 0)
         assert mapped.utilisation == 0
 
 
 def test_flipped_crossbars_read_one_unit_bitline_each() -> None:
-    spec = CrossbarSpec(sign_encoding="flipped")
+    spec = CrossbarSpec(sign_encoding=SignEncoding.FLIPPED)
     mapped = plan_layer(LayerShape(name="conv", rows=300, outputs=40), spec)
     assert mapped.unit_lines == mapped.crossbars == 6
     assert mapped.unit_line_bits == unit_line_bits(spec, 128) == 8

@@ -8,7 +8,15 @@ from trainers.method import LayerTarget, Method
 from trainers.methods.magnitude import Magnitude, MagnitudeConfig
 from trainers.methods.tinyadc import TinyAdc, TinyAdcConfig
 
-__all__ = ["METHOD_CONFIGS", "MethodConfig", "build_method"]
+__all__ = [
+    "METHOD_CONFIGS",
+    "Magnitude",
+    "MagnitudeConfig",
+    "MethodConfig",
+    "TinyAdc",
+    "TinyAdcConfig",
+    "build_method",
+]
 
 MethodConfig = TinyAdcConfig | MagnitudeConfig
 """The settings of any method."""

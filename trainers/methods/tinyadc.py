@@ -33,7 +33,7 @@ class TinyAdcConfig:
         ConfigError: naming the field, its value and what is allowed.
     """
 
-    admm_share: float = 0.5
+    admm_share: float = 0.25
     """Share of the epochs spent in ADMM; the rest retrains under the mask."""
     rho: float = 0.1
     """Penalty weight of the first ADMM round."""

@@ -1,0 +1,251 @@
+"""One TOML file per study, mapped one-to-one onto frozen dataclasses.
+
+    [study] [data] [network] [method] [space] [hardware] [train] [ray] [mlflow]
+
+Every key has a default; an unknown one is an error that names the nearest.
+"""
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hwmodel.accelerator import CostModel
+from hwmodel.adc import adc_law
+from hwmodel.components import Preset, load_preset
+from hwmodel.errors import ConfigError
+from hwmodel.records import check_keys, read_record
+from search.objectives import Bound, check_objectives, parse_bound
+from spaces.joint import SpaceConfig
+from trainers.config import NetworkConfig, TrainConfig, check_choice, check_number
+from trainers.data.catalog import DataConfig
+from trainers.methods import METHOD_CONFIGS, MethodConfig, TinyAdcConfig
+
+__all__ = [
+    "HardwareConfig",
+    "MlflowConfig",
+    "RayConfig",
+    "StudyConfig",
+    "StudySection",
+    "load_config",
+    "read_config",
+]
+
+SAMPLERS = ("tpe", "nsga2", "gp", "random")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySection:
+    """What is searched for, and how long."""
+
+    name: str = "study"
+    objectives: tuple[str, ...] = ("accuracy", "area", "power")
+    """From accuracy, adc_area, adc_power, area, power, energy, latency."""
+    constraints: tuple[str, ...] = ()
+    """Hard bounds, such as `area <= 0.5x` (x: times dense) or `accuracy >= 0.85`."""
+    trials: int = 24
+    """Candidates to evaluate; infeasible ones, which never train, come on top."""
+    time_budget_s: float | None = None
+    """Stops asking for candidates after this time (default: none)."""
+    sampler: str = "tpe"
+    """`tpe`, `nsga2`, `gp` (for small studies) or `random`."""
+    seed: int = 0
+    uniform_starts: bool = True
+    """Begin with the same strength in every layer, one candidate per strength."""
+    accuracy_window: float = 0.1
+    """The hypervolume's reference point lies this far below the dense accuracy."""
+
+    def __post_init__(self) -> None:
+        allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+        if not self.name or set(self.name) - allowed or self.name.startswith("."):
+            raise ConfigError(
+                f"study.name is {self.name!r}; allowed: letters, digits, '-', '_' and '.'"
+            )
+        check_objectives(self.objectives)
+        for text in self.constraints:
+            parse_bound(text)
+        check_number("study.trials", self.trials, low=1, integer=True)
+        if self.time_budget_s is not None:
+            check_number("study.time_budget_s", self.time_budget_s, low=0)
+        check_choice("study.sampler", self.sampler, SAMPLERS)
+        check_number("study.seed", self.seed, low=0, high=2**31, integer=True)
+        check_number("study.accuracy_window", self.accuracy_window, low=0, high=1)
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """The constraints, parsed."""
+        return tuple(parse_bound(text) for text in self.constraints)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardwareConfig:
+    """The accelerator and how it is priced."""
+
+    preset: str = "isaac-8bit-weights"
+    """A name of `crossfront list presets`, or the path of your own TOML file."""
+    law: str = "sar_split"
+    """What an ADC costs; `crossfront list laws`."""
+    policy: str = "layer"
+    """`layer`: each layer's ADCs are as large as it needs; `chip_max`: one ADC type for all."""
+    provisioning: str = "share"
+    """`share`: a crossbar carries its share of IMA and tile; `whole`: whole IMAs and tiles."""
+    include_io: bool = False
+    """Charge the chip's links."""
+
+    def __post_init__(self) -> None:
+        self.cost_model()
+
+    def load_preset(self) -> Preset:
+        """The accelerator's components."""
+        return load_preset(self.preset)
+
+    def cost_model(self) -> CostModel:
+        """The cost model that these settings describe.
+
+        Raises:
+            ConfigError: an unknown preset, law, policy or provisioning.
+        """
+        return CostModel(
+            self.load_preset(),
+            adc_law(self.law),
+            policy=self.policy,
+            provisioning=self.provisioning,
+            include_io=self.include_io,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayConfig:
+    """The workers."""
+
+    workers: int = 2
+    """Trials at a time."""
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float = 0.0
+    address: str | None = None
+    """A running Ray cluster (default: a local one, on loopback)."""
+
+    def __post_init__(self) -> None:
+        check_number("ray.workers", self.workers, low=1, integer=True)
+        check_number("ray.cpus_per_trial", self.cpus_per_trial, low=0)
+        check_number("ray.gpus_per_trial", self.gpus_per_trial, low=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlflowConfig:
+    """Where the study is mirrored."""
+
+    tracking_uri: str | None = None
+    """Default: a SQLite file in the storage folder."""
+    experiment: str = "crossfront"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyConfig:
+    """A whole study."""
+
+    study: StudySection = field(default_factory=StudySection)
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    method: MethodConfig = field(default_factory=TinyAdcConfig)
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+    mlflow: MlflowConfig = field(default_factory=MlflowConfig)
+
+    @property
+    def method_name(self) -> str:
+        """The method's name in the configuration."""
+        return next(name for name, kind in METHOD_CONFIGS.items() if type(self.method) is kind)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain tables, as `read_config` reads them; keys without a value are left out."""
+        tables: dict[str, Any] = json.loads(json.dumps(asdict(self), default=dict))
+        tables["method"] = {"name": self.method_name, **tables["method"]}
+        return {name: _without_none(table) for name, table in tables.items()}
+
+    def to_toml(self) -> str:
+        """The configuration as a file that `load_config` reads back."""
+        parts = []
+        for name, table in self.to_json().items():
+            parts += _toml_table(name, table)
+        return "\n".join(parts).strip() + "\n"
+
+
+def load_config(path: str | Path) -> StudyConfig:
+    """The study that a TOML file describes.
+
+    Raises:
+        ConfigError: an unreadable file, or anything in it that a study cannot have.
+    """
+    try:
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config {str(path)!r} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {str(path)!r} is not TOML: {error}") from None
+    return read_config(tables)
+
+
+def read_config(tables: Mapping[str, Any]) -> StudyConfig:
+    """The study that tables describe.
+
+    Raises:
+        ConfigError: naming section, key, value and what is allowed.
+    """
+    kinds: dict[str, Any] = {
+        "study": StudySection,
+        "data": DataConfig,
+        "network": NetworkConfig,
+        "space": SpaceConfig,
+        "hardware": HardwareConfig,
+        "train": TrainConfig,
+        "ray": RayConfig,
+        "mlflow": MlflowConfig,
+    }
+    check_keys(tables, [f.name for f in fields(StudyConfig)], "config")
+    sections = {
+        name: read_record(kind, tables[name], name)
+        for name, kind in kinds.items()
+        if name in tables
+    }
+    if "method" in tables:
+        sections["method"] = _read_method(tables["method"])
+    return StudyConfig(**sections)
+
+
+def _read_method(table: object) -> MethodConfig:
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"method is {table!r}; allowed: a table")
+    name = table.get("name", "tinyadc")
+    if name not in METHOD_CONFIGS:
+        raise ConfigError(f"method.name is {name!r}; allowed: {', '.join(METHOD_CONFIGS)}")
+    settings = {key: value for key, value in table.items() if key != "name"}
+    return read_record(METHOD_CONFIGS[name], settings, "method")
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def _toml_table(name: str, table: Mapping[str, Any]) -> list[str]:
+    """A table and its sub-tables as TOML lines."""
+    plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    inner = {key: value for key, value in table.items() if isinstance(value, dict)}
+    lines = ["", f"[{name}]"] + [f"{key} = {_toml_value(value)}" for key, value in plain.items()]
+    for key, value in inner.items():
+        if value:
+            lines += _toml_table(f"{name}.{json.dumps(key)}", value)
+    return lines
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return json.dumps(value)
