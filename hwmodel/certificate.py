@@ -2,7 +2,8 @@
 
 No data enters: the largest reading that any input can cause on a segment is its sum of levels
 times the largest input digit (`hwmodel.crossbar`). The witness of a slice is the segment that
-reaches it; driving all its wordlines with the largest digit shows that one bit fewer would lose.
+reaches it: driven with the largest digit on the wordlines where it holds a level, it is read wrong
+by an ADC with one bit fewer.
 """
 
 from dataclasses import dataclass
@@ -62,8 +63,14 @@ class AdcCertificate:
         """Holds the layer against the ADCs that it was promised.
 
         Raises:
-            CertificateError: naming layer, tile, bitline, reading and limit of the worst offence.
+            CertificateError: naming layer, tile, bitline, reading and limit of the first slice that
+                its ADC cannot resolve, or a promise for another number of slices.
         """
+        if len(adc_bits_per_slice) != len(self.worst_sums):
+            raise CertificateError(
+                f"{layer}: ADC bits for {len(adc_bits_per_slice)} slices; it has "
+                f"{len(self.worst_sums)}"
+            )
         for index, (reading, promised) in enumerate(
             zip(self.worst_sums, adc_bits_per_slice, strict=True)
         ):

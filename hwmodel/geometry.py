@@ -87,8 +87,11 @@ class MappedLayer:
 
     @property
     def unit_lines(self) -> int:
-        """Unit bitlines, one per crossbar (flipped only)."""
-        return self.crossbars if self.unit_line_bits else 0
+        """Unit bitlines (flipped only): one per group in every crossbar that holds a part of it."""
+        if not self.unit_line_bits:
+            return 0
+        across = -(-self.outputs // (self.spec.bitlines // self.spec.bitlines_per_output))
+        return self.shape.groups * self.tiles * across
 
     @property
     def conversions(self) -> int:
@@ -163,6 +166,8 @@ def plan_layer(
         outputs=outputs,
         adc_bits_per_slice=tuple(
             lossless_adc_bits(worst_level_sum(spec, s, segment, bound), spec.dac_bits)
+            if segments
+            else 0
             for s in slices
         ),
         segments_per_slice=(segments,) * spec.slice_count,

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MatrixLayout:
     """Which rows and outputs of a layer's matrices lie on crossbars.
 
@@ -68,7 +68,7 @@ class MatrixLayout:
         Raises:
             MappingError: a tensor that is not a layer's, or outputs that `groups` do not divide.
         """
-        if weight.ndim < 2 or weight.shape[0] % groups:
+        if weight.ndim < 2 or groups < 1 or weight.shape[0] % groups:
             raise MappingError(
                 f"weight of shape {tuple(weight.shape)} with {groups} groups; allowed: "
                 "[outputs, inputs, ...] with outputs divisible by groups"
@@ -97,7 +97,16 @@ class MatrixLayout:
         )
 
     def pack(self, weight: Tensor) -> Tensor:
-        """The kept matrices `[groups, packed outputs, packed rows]` of a weight tensor."""
+        """The kept matrices `[groups, packed outputs, packed rows]` of a weight tensor.
+
+        Raises:
+            MappingError: a weight of another layer's shape.
+        """
+        if weight.shape[0] != self.groups * self.outputs or weight[0].numel() != self.rows:
+            raise MappingError(
+                f"weight of shape {tuple(weight.shape)}; the layout is of "
+                f"[{self.groups * self.outputs}, {self.rows}]"
+            )
         matrix = weight.reshape(self.groups, self.outputs, self.rows)
         if self.kept_outputs is not None:
             index = self.kept_outputs[:, :, None].expand(-1, -1, self.rows)
@@ -125,7 +134,7 @@ class MatrixLayout:
         return self.unpack(kept, shape).bool()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredBitlines:
     """Cell levels as they are programmed.
 
@@ -214,7 +223,9 @@ def from_bitlines(
         limits = _slice_limits(spec, layout.packed_outputs, levels.device)
         levels = _flip(levels, stored.flipped, limits, stored.lengths)
     lines = from_segments(levels, layout.packed_rows)
-    matrix = decode_levels(lines.unflatten(1, (layout.packed_outputs, -1)), spec)
+    matrix = decode_levels(
+        lines.unflatten(1, (layout.packed_outputs, spec.bitlines_per_output)), spec
+    )
     return layout.unpack(matrix, shape)
 
 

@@ -64,7 +64,7 @@ def exact_product(inputs_q: Tensor, matrix_q: Tensor, input_limit: int) -> Tenso
         matrix_q: integer weights `[groups, outputs, rows]`.
         input_limit: largest input.
     """
-    largest = matrix_q.abs().sum(dim=-1).max() if matrix_q.numel() else 0
+    largest = matrix_q.long().abs().sum(dim=-1).max() if matrix_q.numel() else 0
     dtype = _exact_dtype(int(largest) * input_limit)
     return inputs_q.to(dtype) @ matrix_q.to(dtype).transpose(1, 2)
 
@@ -168,6 +168,10 @@ class CrossbarSimulator:
             )
         if inputs_q.numel() == 0:
             return
+        if inputs_q.is_floating_point():
+            broken = inputs_q[inputs_q != inputs_q.round()]  # NaN differs from itself
+            if broken.numel():
+                raise MappingError(f"an input of {float(broken[0])}; allowed: integers")
         low, high = int(inputs_q.min()), int(inputs_q.max())
         if low < 0 or high > self.spec.input_limit:
             raise MappingError(
@@ -177,7 +181,8 @@ class CrossbarSimulator:
 
 def _exact_dtype(largest: int) -> torch.dtype:
     """The narrowest float that holds every integer up to `largest`."""
-    if largest < _FLOAT32_EXACT:
+    # A lower precision setting lets matrix products use TF32 or bfloat16 inside.
+    if largest < _FLOAT32_EXACT and torch.get_float32_matmul_precision() == "highest":
         return torch.float32
     if largest < _FLOAT64_EXACT:
         return torch.float64

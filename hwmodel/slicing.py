@@ -27,13 +27,13 @@ def encode_levels(matrix: Tensor, spec: CrossbarSpec) -> Tensor:
     """
     if matrix.is_floating_point() or matrix.is_complex():
         raise MappingError(f"weights are {matrix.dtype}; allowed: integers")
-    matrix = matrix.to(torch.int32)
-    largest = int(matrix.abs().max()) if matrix.numel() else 0
+    largest = max(-int(matrix.min()), int(matrix.max())) if matrix.numel() else 0
     if largest > spec.weight_limit:
         raise MappingError(
             f"a weight of magnitude {largest}; allowed with {spec.weight_bits}-bit weights: "
             f"at most {spec.weight_limit}"
         )
+    matrix = matrix.to(torch.int32)
     if spec.sign_encoding is SignEncoding.DIFFERENTIAL:
         stored = torch.stack((matrix.clamp(min=0), (-matrix).clamp(min=0)), dim=2)
     else:

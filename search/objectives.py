@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from hwmodel.accelerator import CostReport
 from hwmodel.errors import ConfigError
@@ -54,7 +55,7 @@ class Bound:
         return excess / abs(limit) if limit else excess
 
 
-def direction(objective: str) -> str:
+def direction(objective: str) -> Literal["maximize", "minimize"]:
     """`maximize` for accuracy, `minimize` for every cost."""
     return "maximize" if objective == "accuracy" else "minimize"
 

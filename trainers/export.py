@@ -25,6 +25,7 @@ from trainers.checkpoint import (
     writing_folder,
 )
 from trainers.data import ImageSet
+from trainers.fit import accuracy
 from trainers.integer import CrossbarLayer
 from trainers.quantise import quantise_activations
 
@@ -66,9 +67,8 @@ def export_folder(
         _export_graphs(graph, proof, draft)
         _prove("torch.export", expected, _program_logits(draft / PROGRAM_FILE, proof))
         _prove("ONNX", expected, onnx_logits(draft / ONNX_FILE, proof))
-        write_manifest(
-            draft, {**checkpoint.manifest, **(facts or {}), "samples": {"count": len(samples)}}
-        )
+        recorded = {"count": len(samples), "accuracy": accuracy(checkpoint.network, samples)}
+        write_manifest(draft, {**checkpoint.manifest, **(facts or {}), "samples": recorded})
     return target
 
 

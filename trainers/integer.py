@@ -48,7 +48,7 @@ class ConvGeometry:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class IntegerLayer:
     """All that is stored of one layer.
 

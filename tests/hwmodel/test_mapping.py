@@ -96,9 +96,6 @@ def test_layer_without_rows_round_trips_to_zeros(encoding: SignEncoding) -> None
     assert torch.equal(from_bitlines(stored, spec, (2, 3), layout), torch.zeros(2, 3).int())
 
 
-@pytest.mark.xfail(
-    strict=True, raises=RuntimeError, reason="bug: unflatten of 0 lines into (0, -1)"
-)
 @pytest.mark.parametrize("encoding", SignEncoding)
 def test_layer_without_outputs_round_trips_to_zeros(encoding: SignEncoding) -> None:
     spec = CrossbarSpec(sign_encoding=encoding)
@@ -274,7 +271,6 @@ def test_weights_that_are_not_integers_are_refused() -> None:
         to_bitlines(torch.ones(2, 2), CrossbarSpec())
 
 
-@pytest.mark.xfail(strict=True, reason="bug: equal counts reshape silently, others RuntimeError")
 @pytest.mark.parametrize("shape", [(3, 2), (4, 3)])
 def test_layout_of_another_layer_is_refused(shape: tuple[int, int]) -> None:
     layout = MatrixLayout(groups=1, outputs=2, rows=3)

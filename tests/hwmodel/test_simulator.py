@@ -190,7 +190,6 @@ def test_sums_that_float64_cannot_hold_are_refused() -> None:
         exact_product(torch.ones(1, 1, 1), torch.tensor([[[2**53]]]), 1)
 
 
-@pytest.mark.xfail(strict=True, reason="bug: abs() of int8 -128 is -128, so float32 is chosen")
 def test_int8_minimum_is_exact_on_the_fast_path() -> None:
     spec = CrossbarSpec(weight_bits=9, input_bits=16)
     weight_q = torch.tensor([[-128, -128, -127]], dtype=torch.int8)
@@ -284,7 +283,6 @@ def test_inputs_out_of_range_are_refused(low: int, high: int) -> None:
         crossbars(torch.tensor([[[low, high]]]))
 
 
-@pytest.mark.xfail(strict=True, reason="bug: fractions are truncated on one path, not the other")
 @pytest.mark.parametrize("value", [1.5, float("nan")])
 @pytest.mark.parametrize("every_reading", [False, True])
 def test_inputs_that_are_not_integers_are_refused(value: float, every_reading: bool) -> None:

@@ -129,7 +129,6 @@ def test_weight_beyond_the_limit_is_refused_with_its_magnitude(
         encode_levels(torch.tensor([[[1, weight]]]), _spec(encoding))
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the range is checked after the cast to int32 wraps")
 @pytest.mark.parametrize("weight", [2**32 + 5, -(2**31), -(2**63)])
 def test_weight_beyond_int32_is_refused_too(weight: int) -> None:
     with pytest.raises(MappingError, match=str(abs(weight))):

@@ -1,0 +1,110 @@
+"""Where a study's files lie."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwmodel.errors import StudyError
+
+__all__ = ["DEFAULT_STORAGE", "StudyFolder", "study_names"]
+
+DEFAULT_STORAGE = Path("studies")
+_JOURNAL = "journal.log"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFolder:
+    """One study below a storage folder, which all studies share with one MLflow database."""
+
+    storage: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """The study's own folder."""
+        return self.storage / self.name
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's journal: the study itself."""
+        return self.path / _JOURNAL
+
+    @property
+    def dense_weights(self) -> Path:
+        """Float weights of the dense baseline."""
+        return self.path / "dense.safetensors"
+
+    @property
+    def dense_checkpoint(self) -> Path:
+        """Integer network of the dense baseline."""
+        return self.path / "dense"
+
+    @property
+    def ray_results(self) -> Path:
+        """Scratch of Ray Tune."""
+        return self.path / "ray"
+
+    @property
+    def tracking_uri(self) -> str:
+        """The default MLflow store."""
+        return f"sqlite:///{(self.storage / 'mlflow.db').resolve()}"
+
+    @property
+    def artifacts(self) -> Path:
+        """Where the default MLflow store keeps artifacts."""
+        return (self.storage / "mlartifacts").resolve()
+
+    def checkpoint(self, number: int) -> Path:
+        """Integer network of a trial."""
+        return self.path / "checkpoints" / f"trial-{number:05d}"
+
+    @property
+    def exists(self) -> bool:
+        """Whether the study has been created."""
+        return self.journal.exists()
+
+    def make(self) -> None:
+        """Creates the folder.
+
+        Raises:
+            StudyError: it cannot be written.
+        """
+        try:
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".probe.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise StudyError(
+                f"storage {str(self.storage)!r} cannot be written ({error.strerror}); "
+                "choose another with --storage"
+            ) from None
+
+    @contextmanager
+    def driving(self) -> Iterator[None]:
+        """Holds the study for this process; the lock dies with it.
+
+        Raises:
+            StudyError: another process is running the study.
+        """
+        with (self.path / "driver.lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                owner = lock.read().strip() or "unknown"
+                raise StudyError(
+                    f"study {self.name!r} is being run by process {owner}; wait for it or stop it"
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+
+def study_names(storage: Path) -> list[str]:
+    """Names of the studies below a storage folder."""
+    return sorted(path.parent.name for path in storage.glob(f"*/{_JOURNAL}"))

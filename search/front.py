@@ -1,0 +1,82 @@
+"""Fronts: which trials nothing dominates, how much they cover, and which one to take."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import moocore
+import numpy as np
+
+from hwmodel.errors import ConfigError, StudyError
+from search.objectives import OBJECTIVES, direction, parse_bound
+
+__all__ = ["hypervolume", "nondominated", "select"]
+
+Values = Mapping[str, float]
+
+
+def nondominated(points: Sequence[Values], objectives: Sequence[str]) -> list[int]:
+    """Indices of the points that no other point dominates; of equal points, the first."""
+    if not points:
+        return []
+    kept = moocore.is_nondominated(_losses(points, objectives))
+    return [int(index) for index in np.flatnonzero(kept)]
+
+
+def hypervolume(points: Sequence[Values], reference: Values) -> float:
+    """The share of the unit cube that the points dominate.
+
+    Each cost is divided by the reference's; accuracy becomes the share of the reference's error
+    that is left, `(1 - a) / (1 - a_ref)`. Points beyond the reference add nothing.
+    """
+    if not points:
+        return 0.0
+    scaled = [[_scaled(point, reference, name) for name in reference] for point in points]
+    return float(moocore.hypervolume(np.array(scaled), ref=np.ones(len(reference))))
+
+
+def select(points: Sequence[Values], objectives: Sequence[str], rule: str) -> int:
+    """Index of the front member that a rule picks.
+
+    Args:
+        points: the front.
+        objectives: of the study, for `knee`.
+        rule: an objective (its best member), `knee` (nearest to the ideal after scaling the front
+            to the unit cube), or bounds and a goal such as `accuracy>=0.88,min:area`.
+
+    Raises:
+        ConfigError: a rule that is none of these.
+        StudyError: an empty front, or bounds that no member keeps.
+    """
+    if not points:
+        raise StudyError("the front is empty: no trial completed within the constraints")
+    if rule == "knee":
+        losses = _losses(points, objectives)
+        span = np.ptp(losses, axis=0)
+        scaled = (losses - losses.min(axis=0)) / np.where(span > 0, span, 1.0)
+        return int(np.argmin(np.linalg.norm(scaled, axis=1)))
+    goal, bounds = rule, []
+    if ":" in rule:
+        *conditions, last = [part.strip() for part in rule.split(",")]
+        bounds = [parse_bound(text) for text in conditions]
+        goal = re.sub(r"^(min|max):", "", last)
+    if goal not in OBJECTIVES or any(bound.relative for bound in bounds):
+        raise ConfigError(
+            f"select is {rule!r}; allowed: knee, one of {', '.join(OBJECTIVES)}, or for example "
+            "'accuracy>=0.88,min:area'"
+        )
+    kept = [i for i, p in enumerate(points) if all(b.violation(p, p) <= 0 for b in bounds)]
+    if not kept:
+        raise StudyError(f"no front member keeps {', '.join(bound.text for bound in bounds)}")
+    sign = -1.0 if direction(goal) == "maximize" else 1.0
+    return min(kept, key=lambda index: sign * points[index][goal])
+
+
+def _losses(points: Sequence[Values], objectives: Sequence[str]) -> np.ndarray:
+    signs = [-1.0 if direction(name) == "maximize" else 1.0 for name in objectives]
+    return np.array([[s * p[n] for s, n in zip(signs, objectives, strict=True)] for p in points])
+
+
+def _scaled(point: Values, reference: Values, name: str) -> float:
+    if name == "accuracy":
+        return (1.0 - point[name]) / max(1.0 - reference[name], 1e-12)
+    return point[name] / reference[name] if reference[name] else 1.0

@@ -1,0 +1,60 @@
+"""What runs in a worker: one actor evaluates one candidate after the other."""
+
+import json
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from search.config import read_config
+from search.evaluate import FAILED, Evaluation, Problem, evaluate, load_problem
+from search.folder import StudyFolder
+from spaces.candidate import Candidate
+
+__all__ = ["CandidateTrainable"]
+
+
+class CandidateTrainable(tune.Trainable):
+    """Evaluates candidates; the actor and the data it loaded are reused between trials."""
+
+    problem: Problem
+
+    def setup(self, config: dict[str, Any], study: dict[str, Any] | None = None) -> None:
+        """Loads the study's problem once per actor.
+
+        Args:
+            config: `number` and `candidate` of the first trial.
+            study: `config`, `storage` and `name` of the study.
+        """
+        import torch
+
+        assert study is not None
+        settings = read_config(study["config"])
+        torch.set_num_threads(settings.train.threads)
+        self.folder = StudyFolder(Path(study["storage"]), study["name"])
+        self.problem = load_problem(settings)
+
+    def step(self) -> dict[str, Any]:
+        """One whole evaluation; an unforeseen error fails this trial alone, with its reason."""
+        import torch
+
+        number = int(self.config["number"])
+        candidate = Candidate.from_json(self.config["candidate"])
+        try:
+            evaluation = evaluate(
+                self.problem, candidate, self.folder.dense_weights, self.folder.checkpoint(number)
+            )
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            reason = f"{type(error).__name__} at {place}: {' '.join(str(error).split())}"
+            evaluation = Evaluation(status=FAILED, reason=reason)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return {"evaluation": json.dumps(evaluation.to_json()), "done": True}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Takes the next candidate; nothing of the last one is kept but data."""
+        self.config = new_config
+        return True
