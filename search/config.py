@@ -1,6 +1,6 @@
 """One TOML file per study, mapped one-to-one onto frozen dataclasses.
 
-    [study] [data] [network] [method] [space] [hardware] [train] [ray] [mlflow]
+    [study] [data] [network] [method] [space] [hardware] [train] [ray] [mlflow] [candidate]
 
 Every key has a default; an unknown one is an error that names the nearest.
 """
@@ -8,23 +8,26 @@ Every key has a default; an unknown one is an error that names the nearest.
 import json
 import math
 import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from hwmodel.accelerator import CostModel
 from hwmodel.adc import adc_law
 from hwmodel.components import Preset, load_preset
+from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
 from hwmodel.errors import ConfigError
-from hwmodel.records import check_keys, read_record
+from hwmodel.records import check_keys, merge_tables, read_record
 from search.objectives import Bound, check_objectives, parse_bound
+from spaces.candidate import Candidate, LayerSetting
 from spaces.joint import SpaceConfig
 from trainers.config import NetworkConfig, TrainConfig, check_choice, check_number
 from trainers.data.catalog import DataConfig
 from trainers.methods import METHOD_CONFIGS, MethodConfig, TinyAdcConfig
 
 __all__ = [
+    "CandidateConfig",
     "HardwareConfig",
     "MlflowConfig",
     "RayConfig",
@@ -144,6 +147,43 @@ class MlflowConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateConfig:
+    """The one candidate of `crossfront compress` and `crossfront cost`."""
+
+    wordlines: int | None = None
+    """Default: the preset's."""
+    bitlines: int | None = None
+    """Default: the preset's."""
+    nonzeros: int | None = None
+    """Most non-zero weights per bitline segment of every layer (default: no bound)."""
+    layers: Mapping[str, LayerSetting] = field(default_factory=dict)
+    """Whole settings of single layers."""
+    seed: int = 0
+
+    def candidate(
+        self, layers: Iterable[str], base: CrossbarSpec, *, network: str, method: str
+    ) -> Candidate:
+        """The candidate for a network's layers.
+
+        Raises:
+            SpecError: impossible sizes.
+        """
+        spec = replace(
+            base,
+            wordlines=base.wordlines if self.wordlines is None else self.wordlines,
+            bitlines=base.bitlines if self.bitlines is None else self.bitlines,
+        )
+        uniform = {name: LayerSetting(nonzeros=self.nonzeros) for name in layers}
+        return Candidate(
+            network=network,
+            method=method,
+            plan=CrossbarPlan(default=spec),
+            layers={**uniform, **self.layers},
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyConfig:
     """A whole study."""
 
@@ -156,6 +196,7 @@ class StudyConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     ray: RayConfig = field(default_factory=RayConfig)
     mlflow: MlflowConfig = field(default_factory=MlflowConfig)
+    candidate: CandidateConfig = field(default_factory=CandidateConfig)
 
     @property
     def method_name(self) -> str:
@@ -176,19 +217,27 @@ class StudyConfig:
         return "\n".join(parts).strip() + "\n"
 
 
-def load_config(path: str | Path) -> StudyConfig:
+def load_config(
+    path: str | Path | None, overrides: Mapping[str, Mapping[str, Any]] | None = None
+) -> StudyConfig:
     """The study that a TOML file describes.
+
+    Args:
+        path: the file (None: all defaults).
+        overrides: values by section that replace the file's.
 
     Raises:
         ConfigError: an unreadable file, or anything in it that a study cannot have.
     """
+    if path is None:
+        return read_config(overrides or {})
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"config {str(path)!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {str(path)!r} is not TOML: {error}") from None
-    return read_config(tables)
+    return read_config(merge_tables(tables, overrides or {}))
 
 
 def read_config(tables: Mapping[str, Any]) -> StudyConfig:
@@ -206,6 +255,7 @@ def read_config(tables: Mapping[str, Any]) -> StudyConfig:
         "train": TrainConfig,
         "ray": RayConfig,
         "mlflow": MlflowConfig,
+        "candidate": CandidateConfig,
     }
     check_keys(tables, [f.name for f in fields(StudyConfig)], "config")
     sections = {

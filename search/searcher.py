@@ -65,11 +65,11 @@ class StudySearcher(Searcher):
         """Ends the trial in the study; one stopped from outside stays open, to be run again."""
         started = time.perf_counter()
         number = self.numbers.pop(trial_id)
-        if error:
+        if result is not None and "evaluation" in result:
+            self.study.finish(number, Evaluation.from_json(json.loads(result["evaluation"])))
+        elif error:
             reason = "the worker process died or could not start"
             self.study.finish(number, Evaluation(status=FAILED, reason=reason))
-        elif result is not None and "evaluation" in result:
-            self.study.finish(number, Evaluation.from_json(json.loads(result["evaluation"])))
         self.on_change()
         self.seconds += time.perf_counter() - started
 
@@ -79,6 +79,10 @@ class StudySearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What Ray pickles into its snapshots: nothing, and no handle on the study."""
+        return {}
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Tune limits the number of trials at a time."""

@@ -21,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from hwmodel.errors import StudyError
+from hwmodel.records import merge_tables
 from search.config import StudyConfig, read_config
 from search.evaluate import COMPLETE, FAILED, Evaluation
 from search.folder import StudyFolder, study_names
@@ -30,6 +31,8 @@ from spaces.candidate import Candidate
 from spaces.space import Space
 
 __all__ = ["FORMAT", "Proposal", "Study", "candidate_of", "is_feasible", "status", "values"]
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 FORMAT = 1
 _HEADER = "crossfront"
@@ -109,6 +112,15 @@ class Study:
         config = read_config(header["config"])
         handle.sampler = _sampler(config, asked=len(handle.get_trials(deepcopy=False)))
         return cls(folder, handle, config)
+
+    def reconfigure(self, overrides: Mapping[str, Mapping[str, Any]]) -> None:
+        """Replaces settings of the study, such as its budget, for good.
+
+        Raises:
+            ConfigError: an impossible setting.
+        """
+        self.config = read_config(merge_tables(self.config.to_json(), overrides))
+        self._handle.set_user_attr(_HEADER, {"format": FORMAT, "config": self.config.to_json()})
 
     # Facts about the whole study.
 

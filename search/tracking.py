@@ -21,12 +21,11 @@ from optuna.trial import FrozenTrial
 from hwmodel.errors import TrackingError
 from search.environment import describe_environment
 from search.evaluate import COMPLETE, FAILED
-from search.folder import StudyFolder
 from search.objectives import COSTS
 from search.study import Study, candidate_of, status
 from spaces.candidate import Candidate
 
-__all__ = ["MlflowMirror", "tracking_uri"]
+__all__ = ["MlflowMirror", "check_tracking", "mirrored_runs", "tracking_uri"]
 
 _LOG = logging.getLogger(__name__)
 _RETRY_S = 30.0
@@ -34,6 +33,16 @@ _PARENT_TAG = "mlflow.parentRunId"
 _TRIAL_TAG = "crossfront.trial"
 _STUDY_TAG = "crossfront.study"
 _CHECKPOINT = "checkpoint"
+
+
+def check_tracking(uri: str | None) -> None:
+    """Refuses a tracking server that does not answer; None stands for the local database.
+
+    Raises:
+        TrackingError: naming the server and what it said.
+    """
+    if uri is not None:
+        _connect(uri)
 
 
 def tracking_uri(study: Study) -> str:
@@ -103,7 +112,7 @@ class MlflowMirror:
             return False
         try:
             self._keep_front_checkpoints()
-            self._client.log_metric(self.parent, "hypervolume", self.study.hypervolume())
+            self._log_summary()
             for path in files.values():
                 self._client.log_artifact(self.parent, str(path))
             self._log_text("config.toml", self.study.config.to_toml())
@@ -146,10 +155,6 @@ class MlflowMirror:
         )
         run_id = str(run.info.run_id)
         self.study.note("mlflow_parent", {"uri": self.uri, "run_id": run_id})
-        dense = self.study.dense
-        if dense is not None:
-            metrics = {f"dense_{key}": value for key, value in _metrics(dense.values).items()}
-            self._client.log_batch(run_id, metrics=_as_metrics(metrics))
         return run_id
 
     def _find_runs(self) -> None:
@@ -232,6 +237,14 @@ class MlflowMirror:
                 uri = self._client.get_run(run_id).info.artifact_uri
                 get_artifact_repository(uri).delete_artifacts(_CHECKPOINT)
 
+    def _log_summary(self) -> None:
+        """The parent's few metrics: the dense baseline and the hypervolume."""
+        dense = self.study.dense
+        values = {} if dense is None else _metrics(dense.values)
+        metrics = {f"dense_{key}": value for key, value in values.items()}
+        metrics["hypervolume"] = self.study.hypervolume()
+        self._client.log_batch(self.parent, metrics=_as_metrics(metrics))
+
     def _log_text(self, name: str, text: str) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / name
@@ -255,10 +268,10 @@ def _connect(uri: str) -> Any:
                 f"tracking server {uri} cannot be reached ({_reason(error)}); start it, or leave "
                 "[mlflow] tracking_uri out to use a local database"
             ) from None
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     import mlflow
 
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
     except Exception as error:
@@ -270,11 +283,6 @@ def mirrored_runs(study: Study) -> dict[int, str]:
     prefix = "run."
     notes = study.notes().items()
     return {int(k.removeprefix(prefix)): v for k, v in notes if k.startswith(prefix)}
-
-
-def default_store(folder: StudyFolder) -> str:
-    """The URI of the storage's own database."""
-    return folder.tracking_uri
 
 
 def _metrics(values: Mapping[str, float]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from hwmodel.errors import CheckpointError
 from trainers.checkpoint import (
+    MANIFEST,
     WEIGHTS,
     load_checkpoint,
     write_manifest,
@@ -49,9 +50,11 @@ def export_folder(
         facts: more JSON for the manifest.
 
     Raises:
-        CheckpointError: an unreadable checkpoint, a folder that cannot be written, or a graph whose
-            results differ from the checkpoint's.
+        CheckpointError: an unreadable checkpoint, a target that holds something else or cannot be
+            written, or a graph whose results differ from the checkpoint's.
     """
+    if target.exists() and not (target / MANIFEST).is_file() and any(target.iterdir()):
+        raise CheckpointError(f"{target}: holds something else; allowed: a new or an export folder")
     checkpoint = load_checkpoint(source)
     images = samples.images.float().div(255)
     graph = _plain_graph(checkpoint.network)

@@ -1,0 +1,32 @@
+"""The command line. Each module holds one group of commands; heavy imports wait for their use."""
+
+import os
+import sys
+
+import typer
+
+from hwmodel.errors import CrossfrontError
+from search.cli import checkpoints, hardware, studies
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="crossfront",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="Searches crossbar-aware pruning and crossbar sizes for ReRAM accelerators.",
+)
+for group in (studies, checkpoints, hardware):
+    for command in group.COMMANDS:
+        app.command()(command)
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake is one line and exit code 2."""
+    sys.path.insert(0, os.getcwd())  # `module:factory` of the user's own
+    try:
+        app()
+    except CrossfrontError as error:
+        print(f"crossfront: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,177 @@
+"""Commands about hardware: cost, adc."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hwmodel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hwmodel.accelerator import CostModel
+    from hwmodel.geometry import LayerShape, MappedLayer
+
+__all__ = ["COMMANDS"]
+
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+Law = Annotated[str, typer.Option(help="ADC law; see 'crossfront list laws'.")]
+
+
+def cost(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A checkpoint or export folder (default: a network).")
+    ] = None,
+    network: Annotated[str, typer.Option(help="Name, or module:factory.")] = "lenet5",
+    image: Annotated[str, typer.Option(help="Channels x height x width.")] = "1x28x28",
+    classes: Annotated[int, typer.Option(min=1)] = 10,
+    nonzeros: Annotated[int | None, typer.Option(help="Non-zeros per bitline segment.")] = None,
+    wordlines: Annotated[int | None, typer.Option(help="Default: the preset's.")] = None,
+    bitlines: Annotated[int | None, typer.Option(help="Default: the preset's.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Name, or a TOML file.")] = None,
+    law: Law = "sar_split",
+    policy: Annotated[str, typer.Option(help="layer or chip_max.")] = "layer",
+    provisioning: Annotated[str, typer.Option(help="share or whole.")] = "share",
+    peak: Annotated[bool, typer.Option(help="The preset's nameplate, all crossbars busy.")] = False,
+    adc_bits: Annotated[int | None, typer.Option(help="ADC resolution of --peak.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Price a network or checkpoint: crossfront cost --network lenet5 --nonzeros 5."""
+    from hwmodel.accelerator import ratio
+    from search.cli.output import print_json
+    from search.config import HardwareConfig
+
+    hardware = HardwareConfig(
+        preset=preset or HardwareConfig().preset, law=law, policy=policy, provisioning=provisioning
+    )
+    model = hardware.cost_model()
+    if peak:
+        _print_peak(model, preset or hardware.preset, adc_bits, as_json)
+        return
+    if folder is not None:
+        name, layers, shapes = _stored(folder)
+    else:
+        chosen = {"nonzeros": nonzeros, "wordlines": wordlines, "bitlines": bitlines}
+        name, layers, shapes = _planned(model, network, _image(image), classes, chosen)
+    report = model.evaluate(layers)
+    dense = model.evaluate(_dense(layers, shapes))
+    content = {
+        "network": name,
+        **report.to_json(),
+        "dense": dense.to_json()["totals"],
+        "ratio": ratio(dense, report),
+    }
+    if as_json:
+        print_json(content)
+    else:
+        _print_cost(content)
+
+
+def adc(
+    bits: Annotated[int, typer.Option(help="Resolution.")],
+    law: Law = "sar_split",
+    rate: Annotated[float, typer.Option(help="Conversions per second.")] = 1.28e9,
+    node: Annotated[float, typer.Option(help="Technology node in nm.")] = 32.0,
+    as_json: Json = False,
+) -> None:
+    """Price one converter: crossfront adc --law sar_split --bits 4."""
+    from hwmodel.adc import adc_law
+    from search.cli.output import print_json
+
+    found = adc_law(law).cost(bits, rate, node * 1e-9)
+    content = {
+        "law": found.law,
+        "bits": found.bits,
+        "rate_hz": found.rate_hz,
+        "node_nm": node,
+        "energy_j": found.energy_j,
+        "area_m2": found.area_m2,
+        "extrapolated": found.extrapolated,
+        "source": found.source,
+    }
+    if as_json:
+        print_json(content)
+        return
+    note = " (extrapolated)" if found.extrapolated else ""
+    print(
+        f"{law}, {bits} bits, {node:g} nm: {found.energy_j * 1e12:.4g} pJ per conversion, "
+        f"{found.area_m2 * 1e12:.4g} um2{note}\n{found.source}"
+    )
+
+
+COMMANDS = (cost, adc)
+
+
+def _print_peak(model: "CostModel", preset: str, adc_bits: int | None, as_json: bool) -> None:
+    from search.cli.output import print_json
+
+    content = {"preset": preset, "law": model.law.name, **model.peak(adc_bits).to_json()}
+    if as_json:
+        print_json(content)
+        return
+    for level in ("ima", "tile", "tiles", "chip"):
+        power, area = content[level]["power_w"], content[level]["area_m2"]
+        print(f"{level:6} {power:.5g} W  {area * 1e6:.5g} mm2")
+
+
+def _stored(folder: Path) -> "tuple[str, list[MappedLayer], dict[str, LayerShape]]":
+    """The layers of a checkpoint as they are stored."""
+    from trainers.checkpoint import load_checkpoint
+    from trainers.integer import integer_layers
+    from trainers.networks import build_network
+    from trainers.tracing import layer_shapes
+
+    checkpoint = load_checkpoint(folder)
+    plain = build_network(checkpoint.config, checkpoint.input_shape, checkpoint.classes)
+    shapes = layer_shapes(plain, checkpoint.input_shape)
+    layers = integer_layers(checkpoint.network)
+    mapped = [layer.mapped(shapes[name]) for name, layer in layers.items()]
+    return checkpoint.config.name, mapped, shapes
+
+
+def _planned(
+    model: "CostModel",
+    network: str,
+    image: tuple[int, int, int],
+    classes: int,
+    chosen: dict[str, Any],
+) -> "tuple[str, list[MappedLayer], dict[str, LayerShape]]":
+    """The layers of a network as planned, before any weight is known."""
+    from search.config import CandidateConfig
+    from trainers.config import NetworkConfig
+    from trainers.networks import build_network
+    from trainers.tracing import layer_shapes
+
+    config = NetworkConfig(name=network)
+    shapes = layer_shapes(build_network(config, image, classes), image)
+    candidate = CandidateConfig(**chosen).candidate(
+        shapes, model.preset.crossbar, network=network, method="none"
+    )
+    return network, candidate.planned(shapes), shapes
+
+
+def _dense(layers: "list[MappedLayer]", shapes: "dict[str, LayerShape]") -> "list[MappedLayer]":
+    """The same layers unpruned on the same crossbars, at their worst case."""
+    from hwmodel.geometry import plan_layer
+
+    return [plan_layer(shapes[layer.shape.name], layer.spec) for layer in layers]
+
+
+def _image(text: str) -> tuple[int, int, int]:
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ConfigError(f"--image is {text!r}; allowed: channels x height x width, as 3x32x32")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def _print_cost(content: dict[str, Any]) -> None:
+    print(f"{content['network']}, ADC law {content['law']}, policy {content['policy']}")
+    for layer in content["layers"]:
+        print(
+            f"  {layer['name']:24} {layer['crossbars']:5} crossbars of "
+            f"{layer['wordlines']}x{layer['bitlines']}, {layer['adc_bits']} ADC bits, "
+            f"{layer['conversions']:.3g} conversions"
+        )
+    for key, value in content["totals"].items():
+        print(f"  {key:18} {value:.4g}")
+    less = ", ".join(f"{key} {value:.2f}" for key, value in content["ratio"].items())
+    print(f"  times less than dense on the same crossbars: {less}")

@@ -1,0 +1,200 @@
+"""What the commands print: tables for people, JSON for programs, messages on standard error."""
+
+import json
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from search.objectives import COSTS
+from search.report import display_name, display_value, ratios
+from search.run import Outcome
+from search.study import Study, candidate_of, values
+
+__all__ = ["StudyDisplay", "front_table", "print_json", "print_summary", "say"]
+
+_WITHIN = 0.01
+
+
+def say(text: str) -> None:
+    """One message on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(content: Any) -> None:
+    """JSON alone on standard output; numbers that JSON has no word for become null."""
+    print(json.dumps(_finite(content), indent=2))
+
+
+class StudyDisplay:
+    """A live table on a terminal; elsewhere one plain line per trial, on standard error.
+
+    Args:
+        quiet: show nothing at all.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._console = Console(stderr=True)
+        self._live: Live | None = None
+        self._shown: set[int] | None = None
+        self._started = time.monotonic()
+
+    def message(self, text: str) -> None:
+        """One line."""
+        if not self._quiet:
+            self._console.print(text, markup=False, highlight=False)
+
+    def update(self, study: Study) -> None:
+        """Shows the trials that ended since the last call, and the front."""
+        if self._quiet:
+            return
+        ended = study.ended()
+        if self._shown is None:
+            self._shown = {trial.number for trial in ended}
+            self._started = time.monotonic()
+        new = [trial for trial in ended if trial.number not in self._shown]
+        self._shown.update(trial.number for trial in new)
+        if not self._console.is_terminal:
+            for trial in new:
+                self.message(_trial_line(study, trial))
+            return
+        if self._live is None:
+            self._live = Live(console=self._console, refresh_per_second=2, transient=True)
+            self._live.start()
+        self._live.update(self._panel(study))
+
+    def close(self) -> None:
+        """Ends the live table."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _panel(self, study: Study) -> Table:
+        counts = ", ".join(f"{count} {what}" for what, count in study.counts().items() if count)
+        budget = study.config.study.trials
+        elapsed = time.monotonic() - self._started
+        table = front_table(study)
+        table.title = f"{study.folder.name}: {study.spent}/{budget} trials ({counts or 'none yet'})"
+        table.caption = f"{elapsed:.0f} s, hypervolume {study.hypervolume():.4f}"
+        return table
+
+
+def front_table(study: Study) -> Table:
+    """The front, best accuracy first, with the dense network in the last row."""
+    table = Table()
+    shown = ("accuracy", "adc_area", "adc_power", "area", "power")
+    table.add_column("trial", justify="right")
+    for name in shown:
+        table.add_column(display_name(name), justify="right")
+    table.add_column("crossbar", justify="right")
+    table.add_column("ADC bits")
+    for trial in sorted(study.front(), key=lambda t: -values(t)["accuracy"]):
+        found, spec = values(trial), candidate_of(trial).plan.default
+        table.add_row(
+            str(trial.number),
+            *[display_value(name, found[name]).split(" ")[0] for name in shown],
+            f"{spec.wordlines}x{spec.bitlines}",
+            _bits(trial.user_attrs["evaluation"]["adc_bits"]),
+        )
+    dense = study.dense
+    if dense is not None:
+        table.add_section()
+        table.add_row(
+            "dense",
+            *[display_value(name, dense.values[name]).split(" ")[0] for name in shown],
+            "",
+            _bits(dense.adc_bits),
+        )
+    return table
+
+
+def print_summary(study: Study, outcome: Outcome | None) -> None:
+    """The front, its ratios, where everything is, and what to type next."""
+    console = Console(width=None if sys.stdout.isatty() else 132)
+    console.print(front_table(study))
+    _print_ratios(console, study)
+    name, folder = study.folder.name, study.folder
+    lines = []
+    if outcome is not None:
+        per_trial = outcome.driver_s / max(outcome.trials, 1)
+        lines.append(
+            f"{outcome.trials} trials in {outcome.search_s:.0f} s (dense baseline "
+            f"{outcome.dense_s:.0f} s before); driver {per_trial:.2f} s per trial"
+        )
+        if not outcome.mirrored:
+            lines.append(f"MLflow is behind; 'crossfront resume {name}' sends the rest")
+    option = "" if str(folder.storage) == "studies" else f" --storage {folder.storage}"
+    lines += [
+        f"study     {folder.path}",
+        f"report    {folder.path / 'report.html'}",
+        f"tables    {folder.path / 'front.parquet'}, trials.parquet",
+        "next:",
+        f"  crossfront ui {name}{option}",
+        f"  crossfront export {name}{option} --select knee --to out/",
+        "  crossfront verify out/",
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_ratios(console: Console, study: Study) -> None:
+    """Ratios of each front member against dense, and the best within a point of accuracy."""
+    dense, front = study.dense, study.front()
+    if dense is None or not front:
+        return
+    table = Table(title="times less than the dense network on the preset's own crossbar")
+    table.add_column("trial", justify="right")
+    table.add_column("accuracy lost", justify="right")
+    for name in COSTS:
+        table.add_column(name, justify="right")
+    best: dict[str, tuple[float, int]] = {}
+    for trial in sorted(front, key=lambda t: -values(t)["accuracy"]):
+        found = ratios(dict(dense.values), values(trial))
+        lost = dense.values["accuracy"] - values(trial)["accuracy"]
+        table.add_row(str(trial.number), f"{lost:.4f}", *[f"{r:.2f}" for r in found.values()])
+        if lost <= _WITHIN + 1e-9:
+            for name, ratio in found.items():
+                best[name] = max(best.get(name, (0.0, -1)), (ratio, trial.number))
+    console.print(table)
+    if best:
+        parts = [f"{name} {ratio:.2f}x (trial {number})" for name, (ratio, number) in best.items()]
+        console.print(
+            f"largest ratios at no more than 1 point below dense: {', '.join(parts)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    config = study.config.hardware
+    console.print(
+        f"ADC law {config.law}, policy {config.policy}, preset {config.preset}", highlight=False
+    )
+
+
+def _trial_line(study: Study, trial: Any) -> str:
+    from search.study import status
+
+    outcome = status(trial)
+    head = f"[{study.spent}/{study.config.study.trials}] trial {trial.number} {outcome}"
+    if outcome != "complete":
+        return f"{head}: {trial.user_attrs.get('reason', '')}"
+    found = values(trial)
+    shown = [f"{n} {display_value(n, found[n])}" for n in study.config.study.objectives]
+    mark = " *" if trial.number in {t.number for t in study.front()} else ""
+    return f"{head}: {', '.join(shown)}{mark}"
+
+
+def _bits(bits: Any) -> str:
+    return " ".join(str(count) for count in bits.values())
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and content in (float("inf"), float("-inf")):
+        return None
+    return content

@@ -1,0 +1,241 @@
+"""Commands about studies: search, resume, pareto, export, ui."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hwmodel.errors import ConfigError, StudyError
+
+if TYPE_CHECKING:
+    from search.study import Study
+
+__all__ = ["COMMANDS"]
+
+Storage = Annotated[Path, typer.Option(help="Folder of all studies.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option(help="No progress.")]
+MaxTrials = Annotated[int | None, typer.Option(help="Candidates to evaluate.")]
+TimeBudget = Annotated[float | None, typer.Option(help="Seconds after which no trial starts.")]
+Workers = Annotated[int | None, typer.Option(help="Trials at a time.")]
+
+_STUDIES = Path("studies")
+
+
+def search(
+    config: Annotated[Path, typer.Argument(help="The study's TOML file.")],
+    name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
+    max_trials: MaxTrials = None,
+    time_budget: TimeBudget = None,
+    workers: Workers = None,
+    storage: Storage = _STUDIES,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="An MLflow server or database.")] = None,
+    quiet: Quiet = False,
+    show_config: Annotated[bool, typer.Option(help="Print every setting and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study: crossfront search examples/lenet5.toml."""
+    from search.config import load_config
+    from search.folder import StudyFolder
+
+    overrides = {
+        "study": _given(name=name, trials=max_trials, time_budget_s=time_budget),
+        "ray": _given(workers=workers, address=address),
+        "mlflow": _given(tracking_uri=tracking_uri),
+    }
+    settings = load_config(config, overrides)
+    if show_config:
+        print(settings.to_toml(), end="")
+        return
+    from search.evaluate import load_problem
+    from search.run import make_space
+    from search.study import Study
+    from search.tracking import check_tracking
+
+    folder = StudyFolder(storage, settings.study.name)
+    if not folder.exists:  # what is wrong is better known before there is a study
+        make_space(load_problem(settings))
+        folder.make()
+        check_tracking(settings.mlflow.tracking_uri)
+    _drive(Study.create(folder, settings), quiet=quiet, as_json=as_json)
+
+
+def resume(
+    name: Annotated[str, typer.Argument(help="The study.")],
+    max_trials: MaxTrials = None,
+    time_budget: TimeBudget = None,
+    workers: Workers = None,
+    storage: Storage = _STUDIES,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Go on with an interrupted study, or extend it: crossfront resume lenet5 --max-trials 48."""
+    from search.folder import StudyFolder
+    from search.study import Study
+
+    study = Study.open(StudyFolder(storage, name))
+    overrides = {
+        "study": _given(trials=max_trials, time_budget_s=time_budget),
+        "ray": _given(workers=workers),
+    }
+    if any(overrides.values()):
+        study.reconfigure(overrides)
+    _drive(study, quiet=quiet, as_json=as_json)
+
+
+def pareto(
+    name: Annotated[str, typer.Argument(help="The study.")],
+    storage: Storage = _STUDIES,
+    as_json: Json = False,
+) -> None:
+    """Print the front of a study, finished or running: crossfront pareto lenet5 --json."""
+    from search.cli.output import print_json, print_summary
+    from search.folder import StudyFolder
+    from search.report import pareto_json
+    from search.study import Study
+
+    study = Study.open(StudyFolder(storage, name))
+    if as_json:
+        print_json(pareto_json(study))
+    else:
+        print_summary(study, None)
+
+
+def export(
+    name: Annotated[str, typer.Argument(help="The study.")],
+    to: Annotated[Path, typer.Option(help="Folder to write.")],
+    select: Annotated[
+        str,
+        typer.Option(
+            help="knee, an objective, a trial's number, or e.g. 'accuracy>=0.88,min:area'."
+        ),
+    ] = "knee",
+    storage: Storage = _STUDIES,
+    samples: Annotated[int, typer.Option(help="Test images that travel along.", min=1)] = 2000,
+    as_json: Json = False,
+) -> None:
+    """Export a front member: crossfront export lenet5 --select knee --to out/."""
+    from search.cli.output import print_json, say
+    from search.folder import StudyFolder
+    from search.report import ratios
+    from search.study import Study, values
+    from trainers.data import load_dataset
+    from trainers.export import export_folder
+
+    study = Study.open(StudyFolder(storage, name))
+    trial = _selected(study, select)
+    checkpoint = study.folder.checkpoint(trial.number)
+    test = load_dataset(study.config.data).test
+    dense = study.dense
+    assert dense is not None  # a study with a front has its baseline
+    facts = {
+        "study": {"name": name, "trial": trial.number, "select": select},
+        "dense": dict(dense.values),
+        "ratio": ratios(dict(dense.values), values(trial)),
+    }
+    export_folder(checkpoint, to, test.subset(min(samples, len(test))), facts)
+    if as_json:
+        print_json({"folder": str(to), "number": trial.number, "values": values(trial)})
+    else:
+        say(f"trial {trial.number} of {name} is in {to}; prove it with: crossfront verify {to}")
+
+
+def ui(
+    name: Annotated[str, typer.Argument(help="The study.")],
+    storage: Storage = _STUDIES,
+    port: Annotated[int | None, typer.Option(help="Default: 5000, or the next free one.")] = None,
+) -> None:
+    """Open MLflow's own interface on this machine: crossfront ui lenet5."""
+    from search.cli.output import say
+    from search.folder import StudyFolder
+    from search.study import Study
+    from search.tracking import tracking_uri
+
+    study = Study.open(StudyFolder(storage, name))
+    uri = tracking_uri(study)
+    if uri.startswith(("http://", "https://")):
+        say(f"study {name} is on the tracking server {uri}")
+        return
+    chosen = _free_port(port)
+    parent = study.notes().get("mlflow_parent", {}).get("run_id", "")
+    say(f"MLflow on http://127.0.0.1:{chosen} (parent run {parent}); stop it with Ctrl-C")
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(chosen)]
+    command += ["--backend-store-uri", uri, "--workers", "1"]
+    command += ["--default-artifact-root", study.folder.artifacts.as_uri()]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    try:
+        code = subprocess.run(command, env={**os.environ, **quiet}, check=False).returncode
+    except KeyboardInterrupt:
+        code = 0
+    raise typer.Exit(code)
+
+
+COMMANDS = (search, resume, pareto, export, ui)
+
+
+def _drive(study: "Study", *, quiet: bool, as_json: bool) -> None:
+    """Runs a study to its end and prints what came of it; exit code 1 if it was cut short."""
+    from search.cli.output import StudyDisplay, print_json, print_summary, say
+    from search.report import pareto_json
+    from search.run import run_study
+
+    display = StudyDisplay(quiet=quiet)
+    try:
+        outcome = run_study(study, display)
+    finally:
+        display.close()
+    if as_json:
+        print_json(pareto_json(study))
+    else:
+        print_summary(study, outcome)
+    if not outcome.complete and study.config.study.time_budget_s is None:
+        spent, budget = study.spent, study.config.study.trials
+        say(
+            f"interrupted after {spent} of {budget} trials; go on with: "
+            f"crossfront resume {study.folder.name}"
+        )
+        raise typer.Exit(1)
+
+
+def _selected(study: "Study", rule: str) -> Any:
+    """The front member that a rule or a trial number names."""
+    from search.front import select
+    from search.study import values
+
+    front = study.front()
+    if rule.isdecimal():
+        for trial in front:
+            if trial.number == int(rule):
+                return trial
+        numbers = ", ".join(str(trial.number) for trial in front) or "none"
+        raise StudyError(f"trial {rule} is not on the front; front members: {numbers}")
+    chosen = select([values(trial) for trial in front], study.config.study.objectives, rule)
+    return front[chosen]
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that the user gave."""
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _free_port(wanted: int | None) -> int:
+    """The wanted port, or the first free one from 5000 on.
+
+    Raises:
+        ConfigError: the wanted port is taken.
+    """
+    for port in range(5000, 5100) if wanted is None else (wanted,):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except (OSError, OverflowError):
+                continue
+            return port
+    what = "ports 5000 to 5099 are" if wanted is None else f"port {wanted} is"
+    raise ConfigError(f"{what} taken; choose another with --port")

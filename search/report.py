@@ -1,0 +1,206 @@
+"""Files about a study: tables of trials and front, and one self-contained page."""
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from search.objectives import COSTS, direction
+from search.study import Study, candidate_of, status, values
+from search.tracking import mirrored_runs
+
+__all__ = ["pareto_json", "ratios", "write_report", "write_tables"]
+
+_AXES = {
+    "accuracy": ("Accuracy", 1.0, ""),
+    "adc_area": ("ADC area", 1e6, "mm2"),
+    "adc_power": ("ADC power", 1e3, "mW"),
+    "area": ("Chip area", 1e6, "mm2"),
+    "power": ("Chip power", 1e3, "mW"),
+    "energy": ("Energy per inference", 1e6, "uJ"),
+    "latency": ("Latency", 1e6, "us"),
+}
+"""Objective to its label, the factor from SI and the unit that people read."""
+
+
+def display_value(objective: str, value: float) -> str:
+    """A value as people read it, such as `0.0123 mm2`."""
+    _, factor, unit = _AXES[objective]
+    return f"{value:.4f}" if objective == "accuracy" else f"{value * factor:.4g} {unit}"
+
+
+def display_name(objective: str) -> str:
+    """An objective's label with its unit."""
+    label, _, unit = _AXES[objective]
+    return f"{label} ({unit})" if unit else label
+
+
+def ratios(dense: dict[str, float], found: dict[str, float]) -> dict[str, float]:
+    """How many times less a trial costs than the dense network, by cost."""
+    return {name: dense[name] / found[name] if found[name] else float("inf") for name in COSTS}
+
+
+def pareto_json(study: Study) -> dict[str, Any]:
+    """The JSON of `crossfront pareto --json`."""
+    dense = study.dense
+    runs = mirrored_runs(study)
+    return {
+        "study": study.folder.name,
+        "objectives": [
+            {"name": name, "direction": direction(name)} for name in study.config.study.objectives
+        ],
+        "reference": None if dense is None else study.reference,
+        "hypervolume": study.hypervolume(),
+        "dense": {"values": {} if dense is None else dict(dense.values)},
+        "trials": study.counts(),
+        "front": [
+            {
+                "number": trial.number,
+                "run_id": runs.get(trial.number),
+                "values": values(trial),
+                "candidate": trial.user_attrs["candidate"],
+                "adc_bits": trial.user_attrs["evaluation"]["adc_bits"],
+            }
+            for trial in study.front()
+        ],
+    }
+
+
+def write_tables(study: Study) -> dict[str, Path]:
+    """Writes `trials.parquet` and `front.parquet` beside the study; returns both by name."""
+    front = study.front()
+    written = {}
+    for name, trials in (("trials", study.ended()), ("front", front)):
+        path = study.folder.path / f"{name}.parquet"
+        _write_table(trials, {trial.number for trial in front}, path)
+        written[name] = path
+    return written
+
+
+def write_report(study: Study) -> Path:
+    """Writes `report.html`: the front against every trial, readable without a network."""
+    import plotly.graph_objects as go
+    import plotly.io
+
+    path = study.folder.path / "report.html"
+    complete = [trial for trial in study.ended() if status(trial) == "complete"]
+    costs = [name for name in study.config.study.objectives if name != "accuracy"] or ["area"]
+    front = {trial.number for trial in study.front()}
+    figures = []
+    for name in costs:
+        figure = go.Figure()
+        for label, chosen, marker in (
+            ("other trials", [t for t in complete if t.number not in front], "circle-open"),
+            ("front", [t for t in complete if t.number in front], "diamond"),
+        ):
+            figure.add_scatter(
+                x=[values(t)[name] * _AXES[name][1] for t in chosen],
+                y=[values(t)["accuracy"] for t in chosen],
+                text=[_hover(t) for t in chosen],
+                mode="markers",
+                marker={"symbol": marker, "size": 10},
+                name=label,
+                hovertemplate="%{text}<extra></extra>",
+            )
+        if study.dense is not None:
+            dense = study.dense.values
+            figure.add_scatter(
+                x=[dense[name] * _AXES[name][1]],
+                y=[dense["accuracy"]],
+                mode="markers",
+                marker={"symbol": "star", "size": 14},
+                name="dense",
+            )
+        figure.update_layout(
+            xaxis_title=display_name(name), yaxis_title="Accuracy", xaxis_type="log", height=480
+        )
+        figures.append(figure)
+    plots = [
+        plotly.io.to_html(figure, full_html=False, include_plotlyjs=index == 0)
+        for index, figure in enumerate(figures)
+    ]
+    path.write_text(_page(study, plots), encoding="utf-8")
+    return path
+
+
+def _write_table(trials: Sequence[FrozenTrial], front: set[int], path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = []
+    for trial in trials:
+        evaluation = trial.user_attrs.get("evaluation", {})
+        measured = evaluation.get("values", {})
+        rows.append(
+            {
+                "number": trial.number,
+                "status": status(trial),
+                "pareto": trial.number in front,
+                "reason": trial.user_attrs.get("reason", ""),
+                "accuracy": measured.get("accuracy"),
+                **{field: measured.get(name) for name, field in COSTS.items()},
+                "candidate": json.dumps(trial.user_attrs.get("candidate")),
+                "adc_bits": json.dumps(evaluation.get("adc_bits", {})),
+                "seconds": evaluation.get("seconds", {}).get("total"),
+            }
+        )
+    schema = pyarrow.schema(
+        [
+            ("number", pyarrow.int64()),
+            ("status", pyarrow.string()),
+            ("pareto", pyarrow.bool_()),
+            ("reason", pyarrow.string()),
+            ("accuracy", pyarrow.float64()),
+            *[(field, pyarrow.float64()) for field in COSTS.values()],
+            ("candidate", pyarrow.string()),
+            ("adc_bits", pyarrow.string()),
+            ("seconds", pyarrow.float64()),
+        ]
+    )
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), path)
+
+
+def _hover(trial: FrozenTrial) -> str:
+    found = values(trial)
+    bits = trial.user_attrs["evaluation"]["adc_bits"]
+    spec = candidate_of(trial).plan.default
+    lines = [f"trial {trial.number}", f"crossbar {spec.wordlines} x {spec.bitlines}"]
+    lines += [f"{display_name(n).split(' (')[0]}: {display_value(n, found[n])}" for n in _AXES]
+    lines += [f"ADC bits {', '.join(f'{name} {count}' for name, count in bits.items())}"]
+    return "<br>".join(html.escape(line) for line in lines)
+
+
+def _page(study: Study, plots: list[str]) -> str:
+    law = html.escape(study.config.hardware.law)
+    preset = html.escape(study.config.hardware.preset)
+    name = html.escape(study.folder.name)
+    counts = ", ".join(f"{count} {what}" for what, count in study.counts().items())
+    columns = ["accuracy", *COSTS]
+    head = "".join(f"<th>{html.escape(display_name(c))}</th>" for c in columns)
+    rows = "".join(
+        f"<tr><td>{t.number}</td>"
+        + "".join(f"<td>{display_value(c, values(t)[c])}</td>" for c in columns)
+        + f"<td><code>crossfront export {name} --select {t.number} --to out/</code></td></tr>"
+        for t in study.front()
+    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Crossfront: {name}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
+  padding: 0 1rem; }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto; }}
+td, th {{ padding: .25rem .75rem; text-align: right; white-space: nowrap; }}
+</style></head><body>
+<h1>{name}</h1>
+<p>{counts}. Hypervolume {study.hypervolume():.4f}. Costs under the ADC law <b>{law}</b> on preset
+<b>{preset}</b>; another law changes every ratio.</p>
+{"".join(plots)}
+<h2>Front</h2>
+<table><tr><th>trial</th>{head}<th></th></tr>{rows}</table>
+</body></html>
+"""

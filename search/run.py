@@ -1,0 +1,260 @@
+"""Runs a study: the dense baseline, then Ray Tune until the budget is spent."""
+
+import logging
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from hwmodel.errors import StudyError
+from search.config import RayConfig
+from search.evaluate import FAILED, Problem, load_problem, train_dense
+from search.report import write_report, write_tables
+from search.study import Study
+from search.tracking import MlflowMirror
+from spaces.joint import JointSpace
+
+__all__ = ["Display", "Outcome", "Silent", "run_study"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class Display(Protocol):
+    """Where a run shows how it goes."""
+
+    def message(self, text: str) -> None:
+        """One line about what happens now."""
+
+    def update(self, study: Study) -> None:
+        """The study has changed."""
+
+    def close(self) -> None:
+        """Nothing more will change."""
+
+
+class Silent:
+    """A display that shows nothing."""
+
+    def message(self, text: str) -> None:
+        """Shows nothing."""
+
+    def update(self, study: Study) -> None:
+        """Shows nothing."""
+
+    def close(self) -> None:
+        """Shows nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    complete: bool
+    """Whether the whole budget has been spent."""
+    dense_s: float
+    """Wall time of the dense baseline; 0 where it was there already."""
+    search_s: float
+    """Wall time from the start of Ray to the last trial."""
+    driver_s: float
+    """Of that, the time in which the driver sampled, recorded and displayed."""
+    trials: int
+    """Trials that this run added."""
+    mirrored: bool
+    """Whether MLflow has everything."""
+
+
+def run_study(study: Study, display: Display | None = None) -> Outcome:
+    """Drives a study until its budget is spent, it is interrupted, or its time is up.
+
+    Whatever happens, every finished trial stays in the study; calling this again goes on.
+
+    Args:
+        study: created or opened; no other process may drive it.
+        display: where to show progress.
+
+    Raises:
+        CrossfrontError: what the user can mend, before anything is lost.
+    """
+    display = display or Silent()
+    with study.folder.driving():
+        problem = load_problem(study.config)
+        again = study.requeue_interrupted()
+        if again:
+            display.message(f"{again} interrupted trials are queued again")
+        mirror = MlflowMirror(study)
+        dense_s = _ensure_dense(study, problem, display)
+        before = study.spent
+        started = time.perf_counter()
+        searcher_s, error = 0.0, None
+        if before < study.config.study.trials:
+            searcher_s, error = _search(study, problem, mirror, display)
+        search_s = time.perf_counter() - started
+        study.requeue_interrupted()
+        complete = study.spent >= study.config.study.trials
+        drop_checkpoints_off_front(study)
+        files = {**write_tables(study), "report": write_report(study)}
+        mirrored = mirror.finish(files, complete=complete)
+        display.close()
+        if error is not None:
+            raise error
+        return Outcome(
+            complete=complete,
+            dense_s=dense_s,
+            search_s=search_s,
+            driver_s=searcher_s,
+            trials=study.spent - before,
+            mirrored=mirrored,
+        )
+
+
+def make_space(problem: Problem) -> JointSpace:
+    """The search space of a study.
+
+    Raises:
+        ConfigError: exceptions for layers that the network does not have.
+        SpecError: crossbars that cannot exist.
+    """
+    config = problem.config
+    return JointSpace(
+        config.space,
+        problem.shapes,
+        problem.cost_model.preset.crossbar,
+        network=config.network.name,
+        method=config.method_name,
+    )
+
+
+def drop_checkpoints_off_front(study: Study) -> None:
+    """Deletes the checkpoints of trials that are not, or no longer, on the front."""
+    kept = {study.folder.checkpoint(trial.number).name for trial in study.front()}
+    ended = {study.folder.checkpoint(trial.number).name for trial in study.ended()}
+    for path in (study.folder.path / "checkpoints").iterdir():
+        if path.name in ended and path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
+    """Trains the dense baseline unless the study has it; returns the seconds it took."""
+    import torch
+
+    if study.dense is not None and study.folder.dense_weights.exists():
+        return 0.0
+    started = time.perf_counter()
+    make_space(problem)  # a space that cannot be is better known before the training
+    display.message("training the dense baseline")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(problem.config.train.threads * problem.config.ray.workers)
+    try:
+        folder = study.folder
+        dense = train_dense(problem, folder.dense_weights, folder.dense_checkpoint)
+    finally:
+        torch.set_num_threads(threads)
+    if dense.status == FAILED:
+        raise StudyError(f"the dense baseline failed: {dense.reason}")
+    study.set_dense(dense)
+    if study.config.study.uniform_starts and not study.trials():
+        study.enqueue(make_space(problem).starts())
+    seconds = time.perf_counter() - started
+    display.message(f"dense accuracy {dense.values['accuracy']:.4f} after {seconds:.0f} s")
+    return seconds
+
+
+def _search(
+    study: Study, problem: Problem, mirror: MlflowMirror, display: Display
+) -> tuple[float, StudyError | None]:
+    """Runs Ray Tune; returns the driver's own seconds, and why proposals ended early, if so."""
+    _quiet_ray()
+    import ray
+    from ray import tune
+
+    from search.searcher import StudySearcher
+    from search.trainable import CandidateTrainable
+
+    def on_change() -> None:
+        drop_checkpoints_off_front(study)
+        mirror.sync()
+        display.update(study)
+
+    config = study.config.ray
+    searcher = StudySearcher(study, make_space(problem), problem, on_change)
+    context = {
+        "config": study.config.to_json(),
+        "storage": str(study.folder.storage.resolve()),
+        "name": study.folder.name,
+    }
+    display.message(f"starting Ray with {config.workers} workers")
+    _start_ray(config)
+    results = study.folder.ray_results.resolve()
+    try:
+        trainable: Any = tune.with_parameters(CandidateTrainable, study=context)
+        tuner = tune.Tuner(
+            tune.with_resources(
+                trainable, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}
+            ),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                max_concurrent_trials=config.workers,
+                reuse_actors=True,
+                time_budget_s=study.config.study.time_budget_s,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(results),
+                verbose=0,
+                # The study is the record: neither Tune's checkpoints nor its reports are wanted.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        display.update(study)
+        tuner.fit()
+    finally:
+        ray.shutdown()
+        shutil.rmtree(results, ignore_errors=True)
+    return searcher.seconds, searcher.error
+
+
+def _trial_name(trial: Any) -> str:
+    """What Ray calls a trial: the study's number for it."""
+    return f"trial-{trial.config['number']:05d}"
+
+
+def _start_ray(config: RayConfig) -> None:
+    """Joins a cluster, or starts a local one that listens on loopback only."""
+    import ray
+
+    if config.address is not None:
+        try:
+            ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise StudyError(
+                f"Ray cluster {config.address!r} cannot be reached: {reason}"
+            ) from None
+        return
+    ray.init(
+        address="local",
+        num_cpus=max(1, round(config.workers * max(config.cpus_per_trial, 1))),
+        object_store_memory=150 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",
+    )
+
+
+def _quiet_ray() -> None:
+    """Settings that Ray reads from the environment when it is imported."""
+    for name, value in {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
