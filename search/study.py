@@ -217,11 +217,14 @@ class Study:
             seed = trial.user_attrs.get("seed", _trial_seed(self.config.study.seed, trial.number))
             candidate = space.suggest(trial, seed)
             trial.set_user_attr("candidate", candidate.to_json())
-            broken = self._set_constraints(trial, planned_costs(candidate))
-            if not broken:
+            violations = self._violations(planned_costs(candidate))
+            broken = [bound for bound, violation in violations.items() if violation > 0]
+            if not broken:  # its constraints are written once, from what it measures
                 self._running[trial.number] = trial
                 return Proposal(number=trial.number, candidate=candidate)
             blamed.update(broken)
+            for bound, violation in violations.items():
+                trial.set_constraint(bound, violation)
             trial.set_user_attr("reason", f"breaks {', '.join(broken)} before training")
             self._end(trial, TrialState.PRUNED, _INFEASIBLE)
         bound, times = blamed.most_common(1)[0]
@@ -238,7 +241,8 @@ class Study:
             trial.set_user_attr("reason", evaluation.reason)
             self._end(trial, TrialState.FAIL, FAILED)
             return
-        self._set_constraints(trial, evaluation.values)
+        for bound, violation in self._violations(evaluation.values).items():
+            trial.set_constraint(bound, violation)
         trial.set_user_attr("status", COMPLETE)
         self._handle.tell(trial, [evaluation.values[n] for n in self.config.study.objectives])
 
@@ -268,16 +272,13 @@ class Study:
             self._handle.tell(orphan.number, state=TrialState.FAIL)
         return len(orphans)
 
-    def _set_constraints(self, trial: optuna.Trial, found: Mapping[str, float]) -> list[str]:
-        """Writes each bound's violation to the trial; returns the broken ones."""
-        broken = []
-        for bound in self.config.study.bounds:
-            if bound.objective in found:
-                violation = bound.violation(found, self._dense_values())
-                trial.set_constraint(bound.text, violation)
-                if violation > 0:
-                    broken.append(bound.text)
-        return broken
+    def _violations(self, found: Mapping[str, float]) -> dict[str, float]:
+        """By how much values break each bound that they speak of, by the bound's text."""
+        return {
+            bound.text: bound.violation(found, self._dense_values())
+            for bound in self.config.study.bounds
+            if bound.objective in found
+        }
 
     def _end(self, trial: optuna.Trial, state: TrialState, outcome: str) -> None:
         trial.set_user_attr("status", outcome)

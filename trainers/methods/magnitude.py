@@ -1,15 +1,16 @@
 """Plain unstructured magnitude pruning: the baseline without any regard for crossbars.
 
-Each layer keeps the share of its weights that `nonzeros` of `wordlines` means, wherever the
-largest ones lie; the mask is set once and the survivors are retrained.
+Each layer keeps a share of its weights, wherever the largest ones lie; the mask is set once and the
+survivors are retrained. Without other word the share is what `nonzeros` of `wordlines` means.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from trainers.config import check_number
 from trainers.constraints import Constraint, LayerCount, Unconstrained
 from trainers.method import LayerTarget, Method
 
@@ -18,7 +19,18 @@ __all__ = ["Magnitude", "MagnitudeConfig"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MagnitudeConfig:
-    """`magnitude` has no settings: the targets say how many weights stay."""
+    """Settings of `magnitude`.
+
+    Raises:
+        ConfigError: a share outside (0, 1].
+    """
+
+    kept: Mapping[str, float] = field(default_factory=dict)
+    """Share of weights that stay, by layer; others keep `nonzeros` of `wordlines`."""
+
+    def __post_init__(self) -> None:
+        for name, share in self.kept.items():
+            check_number(f"method.kept.{name}", share, low=1e-9, high=1)
 
 
 class Magnitude(Method):
@@ -26,7 +38,7 @@ class Magnitude(Method):
 
     Args:
         targets: `nonzeros` of `spec.wordlines` is the share of the layer's weights that stays.
-        config: no settings.
+        config: exact shares by layer.
     """
 
     name = "magnitude"
@@ -47,11 +59,12 @@ class Magnitude(Method):
     def constraint(self, name: str) -> Constraint:
         """The layer's count."""
         target = self.targets[name]
-        if target.nonzeros is None:
-            return Unconstrained()
-        layout = self.layouts[name]
-        weights = layout.groups * layout.outputs * layout.rows
-        return LayerCount(round(weights * target.nonzeros / target.spec.wordlines))
+        share = self.config.kept.get(name)
+        if share is None:
+            if target.nonzeros is None:
+                return Unconstrained()
+            share = target.nonzeros / target.spec.wordlines
+        return LayerCount(round(self.modules[name].weight.numel() * share))
 
     @torch.no_grad()
     def after_step(self) -> None:
