@@ -27,7 +27,10 @@ class LayerSetting:
     kept_shapes: float = 1.0
     """Share of the rows (input positions) to keep, rounded up to whole crossbar heights."""
     kept_filters: float = 1.0
-    """Share of the outputs to keep, rounded up to whole crossbar widths."""
+    """Share of the outputs to keep."""
+    whole_crossbars: bool = True
+    """Round kept outputs up to whole crossbar widths: fewer save no crossbar. False: keep single
+    outputs, each of which saves its conversions, so energy and power, if not area."""
 
     def __post_init__(self) -> None:
         for name in ("kept_shapes", "kept_filters"):
@@ -116,9 +119,10 @@ class Candidate:
         spec = self.plan[shape.name]
         setting = self.layers.get(shape.name, LayerSetting())
         outputs_per_crossbar = spec.bitlines // spec.bitlines_per_output
+        width = outputs_per_crossbar if setting.whole_crossbars else 1
         return LayerTarget(
             spec=spec,
             rows=whole_crossbars(setting.kept_shapes, shape.rows, spec.wordlines),
-            outputs=whole_crossbars(setting.kept_filters, shape.outputs, outputs_per_crossbar),
+            outputs=whole_crossbars(setting.kept_filters, shape.outputs, width),
             nonzeros=setting.nonzeros,
         )

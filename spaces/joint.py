@@ -52,6 +52,8 @@ class SpaceConfig:
     dac_bits: tuple[int, ...] = (1,)
     crossbars: str = "global"
     """`global`: one crossbar for all layers; `per-layer`: each its own wordlines and bitlines."""
+    whole_crossbars: bool = True
+    """Round kept outputs up to whole crossbar widths (area), or keep them singly (power)."""
     layers: Mapping[str, LayerSpace] = field(default_factory=dict)
     """Exceptions by layer name."""
 
@@ -182,18 +184,23 @@ class JointSpace:
         nonzeros = _pick(trial, f"{name}.nonzeros", choices.nonzeros or ())
         rows = _pick(trial, f"{name}.kept_shapes", choices.kept_shapes or ())
         outputs = _pick(trial, f"{name}.kept_filters", choices.kept_filters or ())
-        per_crossbar = spec.bitlines // spec.bitlines_per_output
+        whole = self.config.whole_crossbars
+        per_crossbar = spec.bitlines // spec.bitlines_per_output if whole else 1
         all_rows = whole_crossbars(rows, shape.rows, spec.wordlines) == shape.rows
         all_outputs = whole_crossbars(outputs, shape.outputs, per_crossbar) == shape.outputs
         return LayerSetting(
             nonzeros=nonzeros if nonzeros < min(spec.wordlines, shape.rows) else None,
             kept_shapes=1.0 if all_rows else rows,
             kept_filters=1.0 if all_outputs else outputs,
+            whole_crossbars=whole,
         )
 
 
 class _Uniform:
-    """A suggester of one count bound everywhere, nothing structured; it records the parameters."""
+    """A suggester of the same strength in every layer; it records the parameters.
+
+    Structured shares alternate with the strength: every second one keeps about half.
+    """
 
     def __init__(self, strength: int, sizes: Mapping[str, int]) -> None:
         self.strength = strength
@@ -202,7 +209,12 @@ class _Uniform:
 
     def suggest_int(self, name: str, low: int, high: int) -> int:
         kind = name.split(".")[-1]
-        value = min(self.strength, high) if kind == "nonzeros" else self.sizes.get(kind, high)
+        if kind == "nonzeros":
+            value = min(self.strength, high)
+        elif kind in ("kept_filters", "kept_shapes"):
+            value = high if self.strength % 2 else high // 2
+        else:
+            value = self.sizes[kind]
         self.parameters[name] = value
         return value
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hwmodel.errors import ConfigError
+from trainers.data.augment import AUGMENTATIONS
 
 __all__ = ["NetworkConfig", "TrainConfig", "check_choice", "check_number"]
 
@@ -49,6 +50,8 @@ class TrainConfig:
     weight_decay: float = 5e-4
     schedule: str = "one-cycle"
     """`one-cycle` (linear up over the first fifth, linear down), `cosine` or `constant`."""
+    augment: str = "none"
+    """`none`, `flip` (mirror at random) or `crop-flip` (shifted by up to 4 pixels, mirrored)."""
     train_count: int | None = None
     """Training images per epoch (default: all)."""
     calibration_count: int = 512
@@ -69,6 +72,7 @@ class TrainConfig:
             check_number("train.train_count", self.train_count, low=1, integer=True)
         check_choice("train.optimiser", self.optimiser, OPTIMISERS)
         check_choice("train.schedule", self.schedule, SCHEDULES)
+        check_choice("train.augment", self.augment, tuple(AUGMENTATIONS))
 
 
 def check_number(

@@ -13,6 +13,7 @@ from torch.nn import functional
 from hwmodel.errors import ConfigError, DivergedError
 from trainers.config import TrainConfig
 from trainers.data import Batches, ImageSet
+from trainers.data.augment import AUGMENTATIONS
 from trainers.method import Method
 from trainers.training_state import load_training, save_training
 
@@ -104,12 +105,13 @@ def _train_epoch(
 ) -> float:
     """One epoch; the losses are read back once, at its end."""
     network.train()
+    augment = AUGMENTATIONS[config.augment]
     losses: list[Tensor] = []
     for step, (images, labels) in enumerate(batches.epoch(epoch)):
         share = (epoch * len(batches) + step) / (epochs * len(batches))
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * _schedule(config.schedule, share)
-        loss = functional.cross_entropy(network(images), labels)
+        loss = functional.cross_entropy(network(augment(images)), labels)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         method.after_backward()

@@ -1,0 +1,117 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hwmodel.errors import MappingError
+from trainers.networks.lenet import lenet5
+from trainers.tracing import crossbar_modules, dense_layout, layer_shapes
+
+
+class Forward(nn.Module):
+    """Named layers under a forward function."""
+
+    def __init__(self, forward, **layers: nn.Module) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self._run = forward
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.as_tensor(self._run(self, images))
+
+
+def test_shapes_of_lenet5() -> None:
+    shapes = layer_shapes(lenet5(input_shape=(1, 28, 28), classes=10), (1, 28, 28))
+    assert list(shapes) == ["conv1", "conv2", "fc1", "fc2"]
+    found = [(s.rows, s.outputs, s.groups, s.positions) for s in shapes.values()]
+    assert found == [(25, 20, 1, 576), (500, 50, 1, 64), (800, 500, 1, 1), (500, 10, 1, 1)]
+    assert [s.name for s in shapes.values()] == list(shapes)
+
+
+def test_grouped_and_depthwise_convolutions_have_a_matrix_per_group() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(4, 6, (3, 2), stride=2, groups=2), nn.Conv2d(6, 12, 3, groups=6)
+    )
+    shapes = list(layer_shapes(network, (4, 9, 8)).values())
+    assert [(s.rows, s.outputs, s.groups) for s in shapes] == [(12, 3, 2), (9, 2, 6)]
+    assert [s.positions for s in shapes] == [4 * 4, 2 * 2]
+
+
+def test_layer_called_twice_counts_both_calls() -> None:
+    network = Forward(lambda n, x: n.conv(n.conv(x)), conv=nn.Conv2d(1, 1, 3))
+    assert layer_shapes(network, (1, 8, 8))["conv"].positions == 36 + 16
+
+
+def test_linear_layer_over_a_sequence_counts_its_elements() -> None:
+    network = Forward(lambda n, x: n.fc(x.flatten(2)).mean(1), fc=nn.Linear(12, 5))
+    assert layer_shapes(network, (7, 3, 4))["fc"].positions == 7
+
+
+@pytest.mark.xfail(strict=True, reason="4 dimensions are taken for a convolution's")
+def test_linear_layer_over_channels_last_images_counts_its_pixels() -> None:
+    network = Forward(lambda n, x: n.fc(x.permute(0, 2, 3, 1)).mean((1, 2)), fc=nn.Linear(3, 5))
+    assert layer_shapes(network, (3, 4, 6))["fc"].positions == 4 * 6
+
+
+def test_tracing_leaves_mode_hooks_and_statistics_alone() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    layer_shapes(network, (1, 4, 4))
+    assert network.training
+    assert not any(module._forward_hooks for module in network.modules())
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    layer_shapes(network.eval(), (1, 4, 4))
+    assert not network.training
+
+
+def test_hooks_go_even_where_the_forward_pass_fails() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3))
+    with pytest.raises(RuntimeError):
+        layer_shapes(network, (3, 8, 8))
+    assert not network[0]._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (nn.Conv1d(1, 1, 1), "Conv1d"),
+        (nn.Conv3d(1, 1, 1), "Conv3d"),
+        (nn.ConvTranspose2d(1, 1, 1), "ConvTranspose2d"),
+        (nn.LSTM(2, 2), "LSTM"),
+        (nn.Bilinear(2, 2, 2), "Bilinear"),
+        (nn.MultiheadAttention(2, 1), "MultiheadAttention"),
+        pytest.param(
+            nn.LSTMCell(2, 2),
+            "LSTMCell",
+            marks=pytest.mark.xfail(strict=True, reason="RNNCellBase is not refused"),
+        ),
+    ],
+)
+def test_layers_without_a_mapping_are_refused_by_name(layer: nn.Module, kind: str) -> None:
+    network = nn.Sequential(nn.Linear(2, 2), layer)
+    with pytest.raises(MappingError, match=f"1: a {kind}; allowed: Conv2d and Linear"):
+        crossbar_modules(network)
+
+
+def test_padding_that_is_not_zero_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"))
+    with pytest.raises(MappingError, match="0: padding_mode is 'reflect'; allowed: 'zeros'"):
+        crossbar_modules(network)
+
+
+def test_network_without_a_layer_is_refused() -> None:
+    with pytest.raises(MappingError, match="no layer for a crossbar"):
+        crossbar_modules(nn.Sequential(nn.Flatten(), nn.ReLU()))
+
+
+def test_layer_that_is_never_reached_is_refused_by_name() -> None:
+    network = Forward(lambda n, x: n.used(x), used=nn.Conv2d(1, 1, 1), spare=nn.Linear(2, 2))
+    with pytest.raises(MappingError, match="spare: the forward pass never reaches this layer"):
+        layer_shapes(network, (1, 2, 2))
+
+
+def test_dense_layout_takes_the_groups_of_the_layer() -> None:
+    layout = dense_layout(nn.Conv2d(4, 6, 3, groups=2))
+    assert (layout.groups, layout.outputs, layout.rows) == (2, 3, 18)
+    layout = dense_layout(nn.Linear(4, 6))
+    assert (layout.groups, layout.outputs, layout.rows) == (1, 6, 4)
