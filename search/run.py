@@ -58,6 +58,10 @@ class Outcome:
     """Wall time from the start of Ray to the last trial."""
     driver_s: float
     """Of that, the time in which the driver sampled, recorded and displayed."""
+    train_s: float
+    """Time that workers spent training, summed over the trials of this run."""
+    worker_s: float
+    """Time that workers spent on whole evaluations, training included."""
     trials: int
     """Trials that this run added."""
     mirrored: bool
@@ -84,10 +88,11 @@ def run_study(study: Study, display: Display | None = None) -> Outcome:
             display.message(f"{again} interrupted trials are queued again")
         mirror = MlflowMirror(study)
         dense_s = _ensure_dense(study, problem, display)
-        before = study.spent
+        before = {trial.number for trial in study.ended()}
+        spent = study.spent
         started = time.perf_counter()
         searcher_s, error = 0.0, None
-        if before < study.config.study.trials:
+        if spent < study.config.study.trials:
             searcher_s, error = _search(study, problem, mirror, display)
         search_s = time.perf_counter() - started
         study.requeue_interrupted()
@@ -98,12 +103,19 @@ def run_study(study: Study, display: Display | None = None) -> Outcome:
         display.close()
         if error is not None:
             raise error
+        new = [
+            t.user_attrs.get("evaluation", {}).get("seconds", {})
+            for t in study.ended()
+            if t.number not in before
+        ]
         return Outcome(
             complete=complete,
             dense_s=dense_s,
             search_s=search_s,
             driver_s=searcher_s,
-            trials=study.spent - before,
+            train_s=sum(seconds.get("train", 0.0) for seconds in new),
+            worker_s=sum(seconds.get("total", 0.0) for seconds in new),
+            trials=study.spent - spent,
             mirrored=mirrored,
         )
 
@@ -164,7 +176,7 @@ def _search(
     study: Study, problem: Problem, mirror: MlflowMirror, display: Display
 ) -> tuple[float, StudyError | None]:
     """Runs Ray Tune; returns the driver's own seconds, and why proposals ended early, if so."""
-    _quiet_ray()
+    _prepare_ray(local=study.config.ray.address is None)
     import ray
     from ray import tune
 
@@ -242,12 +254,14 @@ def _start_ray(config: RayConfig) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
     )
 
 
-def _quiet_ray() -> None:
+def _prepare_ray(*, local: bool) -> None:
     """Settings that Ray reads from the environment when it is imported."""
+    if local:
+        # Makes Ray take the loopback address for its node, and so listen on nothing else.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     for name, value in {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",

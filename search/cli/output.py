@@ -120,11 +120,7 @@ def print_summary(study: Study, outcome: Outcome | None) -> None:
     name, folder = study.folder.name, study.folder
     lines = []
     if outcome is not None:
-        per_trial = outcome.driver_s / max(outcome.trials, 1)
-        lines.append(
-            f"{outcome.trials} trials in {outcome.search_s:.0f} s (dense baseline "
-            f"{outcome.dense_s:.0f} s before); driver {per_trial:.2f} s per trial"
-        )
+        lines += _timing(study, outcome)
         if not outcome.mirrored:
             lines.append(f"MLflow is behind; 'crossfront resume {name}' sends the rest")
     option = "" if str(folder.storage) == "studies" else f" --storage {folder.storage}"
@@ -171,6 +167,24 @@ def _print_ratios(console: Console, study: Study) -> None:
     console.print(
         f"ADC law {config.law}, policy {config.policy}, preset {config.preset}", highlight=False
     )
+
+
+def _timing(study: Study, outcome: Outcome) -> list[str]:
+    """Where the time of a run went, per trial."""
+    if outcome.trials == 0:
+        return []
+    idle = outcome.search_s * study.config.ray.workers - outcome.worker_s
+    parts = {
+        "training": outcome.train_s,
+        "finalising, measuring and saving": outcome.worker_s - outcome.train_s,
+        "of workers' waiting (start-up included)": idle,
+        "of the driver": outcome.driver_s,
+    }
+    each = ", ".join(f"{value / outcome.trials:.2f} s {what}" for what, value in parts.items())
+    return [
+        f"{outcome.trials} trials in {outcome.search_s:.0f} s, after {outcome.dense_s:.0f} s for "
+        f"the dense baseline; per trial: {each}"
+    ]
 
 
 def _trial_line(study: Study, trial: Any) -> str:

@@ -25,6 +25,7 @@ def test_defaults_are_allowed() -> None:
         ("weight_decay", None, "train.weight_decay is None; allowed: a number from 0"),
         ("train_count", 0, "train.train_count is 0; allowed: an integer from 1"),
         ("optimiser", "lion", "train.optimiser is 'lion'; allowed: sgd, adam"),
+        ("augment", "mixup", "train.augment is 'mixup'; allowed: none, flip, crop-flip"),
         ("schedule", "step", "train.schedule is 'step'; allowed: one-cycle, cosine, constant"),
     ],
 )
@@ -40,7 +41,7 @@ def test_limits_themselves_are_allowed() -> None:
     check_number("share", 0, low=0, high=1)
     check_number("share", 1, low=0, high=1)
     check_number("anything", -5.5)
-    with pytest.raises(ConfigError, match="share is 1.01; allowed: a number from 0 up to 1"):
+    with pytest.raises(ConfigError, match=r"share is 1\.01; allowed: a number from 0 up to 1"):
         check_number("share", 1.01, low=0, high=1)
 
 

@@ -173,7 +173,7 @@ def test_every_method_and_optimiser_resumes_bit_for_bit(
         }
         return TinyAdc(packed, TinyAdcConfig(admm_share=0.6, rounds_per_epoch=3))
 
-    config = replace(CONFIG, optimiser=optimiser, schedule="cosine")
+    config = replace(CONFIG, optimiser=optimiser, schedule="cosine", augment="crop-flip")
     whole = made()
     run(whole, method(whole), epochs=3, config=config)
     state = tmp_path / "training.pt"
@@ -265,7 +265,7 @@ class Rates(Method):
         self.parameter.grad = torch.ones_like(self.parameter)
 
     def after_step(self) -> None:
-        self.steps.append(-float(self.parameter[0]))
+        self.steps.append(-float(self.parameter.detach()[0]))
         with torch.no_grad():
             self.parameter.zero_()
 
@@ -335,6 +335,14 @@ def test_diverged_epoch_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(DivergedError):
         run(network, dense(network), epochs=1, config=config, rate=1e30, state=state)
     assert not state.exists()
+
+
+def test_augmented_images_train_another_network_but_always_the_same() -> None:
+    networks = [made(MLP) for _ in range(3)]
+    for network, augment in zip(networks, ("none", "flip", "flip"), strict=True):
+        run(network, dense(network), epochs=1, config=replace(CONFIG, augment=augment))
+    assert same(networks[1], networks[2])
+    assert not same(networks[0], networks[1])
 
 
 def test_fewer_images_than_a_batch_are_refused() -> None:

@@ -1,6 +1,8 @@
+import pytest
 import torch
 from torch import nn
 
+from hwmodel.errors import ConfigError, CrossfrontError
 from tests.trainers.toys import SPEC, finalised, seeded, toy_fit, toy_images, toy_targets
 from trainers.config import NetworkConfig
 from trainers.constraints import LayerCount, Unconstrained
@@ -25,6 +27,29 @@ def test_share_of_the_wordlines_is_the_share_of_the_layer() -> None:
     assert int(torch.count_nonzero(weight)) == 12
     assert before[weight == 0].abs().max() <= before[weight != 0].abs().min()
     assert method.segment_bound("0") is None
+
+
+def test_share_given_for_a_layer_comes_before_its_bound() -> None:
+    network = seeded(nn.Sequential(nn.Linear(12, 4), nn.Linear(4, 4)))
+    config = MagnitudeConfig(kept={"0": 0.125})
+    method = Magnitude(toy_targets(network, nonzeros=4), config)
+    method.attach(network, epochs=1, steps_per_epoch=1)
+    counts = [int(torch.count_nonzero(layer.weight)) for layer in method.modules.values()]
+    assert counts == [6, 8]
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+def test_impossible_share_names_its_layer(share: float) -> None:
+    with pytest.raises(ConfigError, match=f"method.kept.fc1 is {share}; allowed: a number"):
+        MagnitudeConfig(kept={"fc1": share})
+
+
+@pytest.mark.xfail(strict=True, reason="a share of a layer that is not there is passed over")
+def test_share_of_a_layer_that_is_not_there_is_refused() -> None:
+    network = nn.Sequential(nn.Linear(12, 4))
+    method = Magnitude(toy_targets(network), MagnitudeConfig(kept={"fc1": 0.5}))
+    with pytest.raises(CrossfrontError):
+        method.attach(network, epochs=1, steps_per_epoch=1)
 
 
 def test_layer_without_a_bound_stays_whole() -> None:

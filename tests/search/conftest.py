@@ -1,0 +1,33 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from search.study import Study
+from tests.search.fakes import new_study
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """An empty study of the budget 12 with its dense baseline."""
+    return new_study(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without an experiment of ours: its migrations take seconds."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def storage(tmp_path: Path, empty_database: Path) -> Path:
+    """A storage folder whose MLflow database is there already."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return tmp_path

@@ -1,0 +1,138 @@
+import json
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.search import Searcher
+
+from search.searcher import StudySearcher
+from search.study import Study, status
+from spaces import Candidate
+from tests.search.fakes import Ladder, done, failed, new_study, price
+
+
+def searcher_of(study: Study) -> StudySearcher:
+    problem: Any = SimpleNamespace(planned_costs=price)
+    changes: list[int] = []
+    found = StudySearcher(study, Ladder(), problem, lambda: changes.append(study.spent))
+    found.changes = changes
+    return found
+
+
+def result_of(evaluation: Any) -> dict[str, Any]:
+    """What a trainable reports, among Tune's own keys."""
+    return {"evaluation": json.dumps(evaluation.to_json()), "done": True, "trial_id": "t"}
+
+
+def test_suggestion_carries_number_and_candidate(study: Study) -> None:
+    searcher = searcher_of(study)
+    config = searcher.suggest("t1")
+    assert isinstance(config, dict)
+    assert set(config) == {"number", "candidate"}
+    assert json.loads(json.dumps(config)) == config
+    assert Candidate.from_json(config["candidate"]).layers["fc1"].nonzeros
+    assert searcher.numbers == {"t1": config["number"]}
+
+
+def test_complete_trial_ends_in_the_study(study: Study) -> None:
+    searcher = searcher_of(study)
+    searcher.suggest("t1")
+    searcher.on_trial_result("t1", result_of(done(0.8, 0.5)))
+    assert [status(t) for t in study.trials()] == ["running"]
+    searcher.on_trial_complete("t1", result_of(done(0.8, 0.5)))
+    assert [status(t) for t in study.trials()] == ["complete"]
+    assert searcher.changes == [1]
+    assert searcher.numbers == {}
+
+
+def test_trials_may_end_in_any_order(study: Study) -> None:
+    searcher = searcher_of(study)
+    for name in ("t1", "t2", "t3"):
+        searcher.suggest(name)
+    searcher.on_trial_complete("t3", result_of(done(0.3, 0.3)))
+    searcher.on_trial_complete("t1", result_of(done(0.1, 0.1)))
+    assert [status(t) for t in study.trials()] == ["complete", "running", "complete"]
+    assert [t.values[0] for t in study.trials() if t.values] == [0.1, 0.3]
+
+
+def test_failed_evaluation_fails_with_its_reason(study: Study) -> None:
+    searcher = searcher_of(study)
+    searcher.suggest("t1")
+    searcher.on_trial_complete("t1", result_of(failed("too steep")))
+    (found,) = study.trials()
+    assert (status(found), found.user_attrs["reason"]) == ("failed", "too steep")
+
+
+def test_dead_worker_fails_its_trial(study: Study) -> None:
+    searcher = searcher_of(study)
+    searcher.suggest("t1")
+    searcher.on_trial_complete("t1", None, error=True)
+    (found,) = study.trials()
+    assert status(found) == "failed"
+    assert "worker process died" in found.user_attrs["reason"]
+    assert study.spent == 1
+
+
+def test_trial_stopped_from_outside_stays_open_and_runs_again(study: Study) -> None:
+    searcher = searcher_of(study)
+    config = searcher.suggest("t1")
+    searcher.on_trial_complete("t1", None, error=False)
+    assert [status(t) for t in study.trials()] == ["running"]
+    again = Study.open(study.folder)
+    again.requeue_interrupted()
+    retried = searcher_of(again).suggest("t2")
+    assert isinstance(retried, dict)
+    assert isinstance(config, dict)
+    assert retried["candidate"] == config["candidate"]
+
+
+def test_spent_budget_finishes_the_search(tmp_path: Path) -> None:
+    searcher = searcher_of(new_study(tmp_path, trials=1))
+    searcher.suggest("t1")
+    assert searcher.suggest("t2") == Searcher.FINISHED
+    assert searcher.error is None
+
+
+def test_space_without_feasible_candidates_finishes_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.study._PROPOSALS_PER_SUGGESTION", 5)
+    searcher = searcher_of(new_study(tmp_path, constraints=["area <= 0.001x"]))
+    assert searcher.suggest("t1") == Searcher.FINISHED
+    assert "5 of 5 candidates in a row break 'area <= 0.001x'" in str(searcher.error)
+    assert searcher.numbers == {}
+
+
+def test_time_of_the_driver_is_counted(study: Study) -> None:
+    searcher = searcher_of(study)
+    searcher.suggest("t1")
+    before = searcher.seconds
+    searcher.on_trial_complete("t1", result_of(done(0.8, 0.5)))
+    assert 0 < before < searcher.seconds
+
+
+def test_pickle_holds_nothing_of_the_study(study: Study) -> None:
+    searcher = searcher_of(study)
+    searcher.suggest("t1")
+    pickled = pickle.dumps(searcher)
+    assert str(study.folder.storage).encode() not in pickled
+    copy = pickle.loads(pickled)
+    assert isinstance(copy, StudySearcher)
+    assert not hasattr(copy, "study")
+
+
+def test_snapshot_names_the_study_and_restores_nothing(study: Study, tmp_path: Path) -> None:
+    searcher = searcher_of(study)
+    searcher.suggest("t1")
+    path = tmp_path / "searcher.json"
+    searcher.save(str(path))
+    assert json.loads(path.read_text()) == {"study": "tiny"}
+    other = searcher_of(study)
+    other.restore(str(path))
+    assert other.numbers == {}
+
+
+def test_tune_limits_the_trials_at_a_time(study: Study) -> None:
+    assert searcher_of(study).set_max_concurrency(2) is False

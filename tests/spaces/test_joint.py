@@ -1,0 +1,342 @@
+import random
+from dataclasses import replace
+from typing import Any
+
+import optuna
+import pytest
+
+from hwmodel.crossbar import CrossbarSpec
+from hwmodel.errors import ConfigError, SpecError
+from hwmodel.geometry import LayerShape
+from spaces import Candidate, JointSpace, SpaceConfig
+from spaces.joint import LayerSpace
+
+SHAPES = {
+    "conv1": LayerShape(name="conv1", rows=25, outputs=6, positions=576),
+    "block.conv2": LayerShape(name="block.conv2", rows=600, outputs=40, positions=64),
+    "fc": LayerShape(name="fc", rows=400, outputs=10),
+}
+BASE = CrossbarSpec()
+CHOICES = {
+    "global": SpaceConfig(),
+    "per-layer": SpaceConfig(crossbars="per-layer"),
+    "cells": SpaceConfig(cell_bits=(1, 2, 4), dac_bits=(1, 2, 8), whole_crossbars=False),
+    "fixed": SpaceConfig(
+        nonzeros=(5,),
+        kept_filters=(1.0,),
+        kept_shapes=(0.5,),
+        wordlines=(64,),
+        bitlines=(64,),
+    ),
+}
+
+
+class Recorder:
+    """Draws at random; remembers what it was asked."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.asked: dict[str, tuple[int, int]] = {}
+        self.drawn: dict[str, int] = {}
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        assert name not in self.asked, f"{name} is asked twice"
+        assert low < high, f"{name} has one choice"
+        self.asked[name] = (low, high)
+        self.drawn[name] = self.random.randint(low, high)
+        return self.drawn[name]
+
+
+class Fixed:
+    """Suggests given parameters; any other is index 0."""
+
+    def __init__(self, **parameters: int) -> None:
+        self.parameters = parameters
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        return self.parameters.get(name, low)
+
+
+def space(config: SpaceConfig | None = None, **changes: Any) -> JointSpace:
+    base = changes.pop("base", BASE)
+    config = replace(config or SpaceConfig(), **changes)
+    return JointSpace(config, SHAPES, base, network="lenet5", method="tinyadc")
+
+
+def memory_study(seed: int = 0) -> optuna.Study:
+    return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+
+
+def check_valid(candidate: Candidate, config: SpaceConfig) -> None:
+    """The candidate can be built, and says only what the configuration allows."""
+    assert Candidate.from_json(candidate.to_json()) == candidate
+    targets = candidate.targets(SHAPES)
+    assert len(candidate.planned(SHAPES)) == len(SHAPES)
+    for name, setting in candidate.layers.items():
+        spec = candidate.plan[name]
+        assert spec.wordlines in config.wordlines
+        assert spec.bitlines in config.bitlines
+        assert spec.cell_bits in config.cell_bits
+        assert spec.dac_bits in config.dac_bits
+        assert setting.nonzeros is None or setting.nonzeros < min(
+            spec.wordlines, SHAPES[name].rows
+        )
+        assert setting.nonzeros is None or setting.nonzeros in config.nonzeros
+        assert targets[name].nonzeros == setting.nonzeros
+
+
+@pytest.mark.parametrize("kind", CHOICES)
+def test_every_random_suggestion_is_a_valid_candidate(kind: str) -> None:
+    config = CHOICES[kind]
+    built = space(config)
+    for seed in range(200):
+        candidate = built.suggest(Recorder(seed), seed)
+        assert (candidate.network, candidate.method) == ("lenet5", "tinyadc")
+        assert candidate.seed == seed
+        assert list(candidate.layers) == list(SHAPES)
+        check_valid(candidate, config)
+
+
+@pytest.mark.parametrize("kind", ["global", "per-layer", "cells"])
+def test_every_suggestion_of_optuna_is_a_valid_candidate(kind: str) -> None:
+    config = CHOICES[kind]
+    built, study = space(config), memory_study()
+    seen = set()
+    for _ in range(50):
+        trial = study.ask()
+        candidate = built.suggest(trial, seed=0)
+        check_valid(candidate, config)
+        assert built.suggest(trial, seed=0) == candidate  # parameters mean one candidate
+        seen.add(candidate.digest)
+        study.tell(trial, 0.0)
+    assert len(seen) > 40
+
+
+def test_all_choices_of_a_dimension_are_reached() -> None:
+    built = space()
+    drawn = [built.suggest(Recorder(seed), 0) for seed in range(200)]
+    assert {c.plan.default.wordlines for c in drawn} == set(SpaceConfig().wordlines)
+    assert {c.plan.default.bitlines for c in drawn} == set(SpaceConfig().bitlines)
+    strengths = {c.layers["block.conv2"].nonzeros for c in drawn}
+    assert strengths == {None, *SpaceConfig().nonzeros}  # 42 of 32 wordlines is no bound
+
+
+def test_dimensions_with_one_choice_are_not_suggested() -> None:
+    recorder = Recorder(0)
+    space(CHOICES["fixed"]).suggest(recorder, 0)
+    assert recorder.asked == {}
+    space().suggest(recorder, 0)
+    assert {"cell_bits", "dac_bits"}.isdisjoint(recorder.asked)
+
+
+def test_dimensions_are_indices_of_the_ordered_choices() -> None:
+    recorder = Recorder(0)
+    space().suggest(recorder, 0)
+    assert recorder.asked == {
+        "wordlines": (0, 4),
+        "bitlines": (0, 2),
+        "conv1.nonzeros": (0, 3),
+        "conv1.kept_filters": (0, 3),
+        "block.conv2.nonzeros": (0, 5),
+        "block.conv2.kept_shapes": (0, 3),
+        "block.conv2.kept_filters": (0, 3),
+        "fc.nonzeros": (0, 5),
+        "fc.kept_shapes": (0, 3),
+    }
+
+
+def test_crossbars_per_layer_are_dimensions_of_each_layer() -> None:
+    parameters = {"conv1.wordlines": 0, "block.conv2.wordlines": 4, "fc.bitlines": 2}
+    candidate = space(crossbars="per-layer").suggest(Fixed(**parameters), 0)
+    sizes = {name: (s.wordlines, s.bitlines) for name, s in candidate.plan.per_layer.items()}
+    assert sizes == {"conv1": (32, 64), "block.conv2": (512, 64), "fc": (32, 256)}
+
+
+def test_first_layer_keeps_its_rows_and_at_least_five_nonzeros() -> None:
+    candidate = space().suggest(Fixed(), 0)
+    assert candidate.layers["conv1"].nonzeros == 5
+    assert candidate.layers["conv1"].kept_shapes == 1.0
+    assert candidate.layers["fc"].nonzeros == 1
+
+
+def test_first_layer_takes_the_common_choices_where_none_is_as_mild() -> None:
+    candidate = space(nonzeros=(1, 2)).suggest(Fixed(), 0)
+    assert candidate.layers["conv1"].nonzeros == 1
+
+
+def test_last_layer_keeps_all_classes() -> None:
+    shape = {"only": LayerShape(name="only", rows=900, outputs=90)}
+    built = JointSpace(SpaceConfig(), shape, BASE, network="n", method="m")
+    setting = built.suggest(Fixed(), 0).layers["only"]
+    assert (setting.kept_shapes, setting.kept_filters) == (1.0, 1.0)  # both first and last
+    candidate = space().suggest(Fixed(), 0)
+    assert candidate.layers["fc"].kept_filters == 1.0
+    assert candidate.layers["block.conv2"].kept_filters == 0.25
+
+
+def test_exceptions_of_a_layer_replace_common_choices_and_defaults() -> None:
+    own = LayerSpace(nonzeros=(1, 3), kept_shapes=(0.5, 1.0))
+    built = space(layers={"conv1": own, "fc": LayerSpace(kept_filters=(0.5, 1.0))})
+    recorder = Recorder(0)
+    built.suggest(recorder, 0)
+    assert recorder.asked["conv1.nonzeros"] == (0, 1)
+    assert recorder.asked["conv1.kept_shapes"] == (0, 1)
+    assert recorder.asked["fc.kept_filters"] == (0, 1)
+    assert recorder.asked["block.conv2.nonzeros"] == (0, 5)
+    assert built.suggest(Fixed(), 0).layers["conv1"].nonzeros == 1
+
+
+def test_bound_that_binds_nothing_is_written_as_none() -> None:
+    candidate = space(nonzeros=(25, 32, 200)).suggest(Fixed(), 0)  # 32 wordlines, 25 rows
+    assert candidate.layers["conv1"].nonzeros is None
+    assert candidate.layers["fc"].nonzeros == 25
+    for index in (1, 2):
+        assert space(nonzeros=(25, 32, 200)).suggest(
+            Fixed(**{"fc.nonzeros": index}), 0
+        ).layers["fc"] == replace(candidate.layers["fc"], nonzeros=None)
+
+
+def test_shares_that_keep_everything_are_written_as_one() -> None:
+    parameters = {"wordlines": 4, "bitlines": 2}  # 512 rows and 32 outputs in a crossbar
+    candidate = space().suggest(Fixed(**parameters), 0)
+    assert candidate.layers["fc"].kept_shapes == 1.0
+    assert candidate.layers["conv1"].kept_filters == 1.0
+    assert candidate.layers["block.conv2"].kept_shapes == 0.25
+
+
+@pytest.mark.xfail(strict=True, reason="only shares that keep everything are merged")
+def test_shares_that_keep_the_same_crossbars_are_the_same_candidate() -> None:
+    """25 % and 50 % of 400 rows both take two crossbars of 128."""
+    one, same = (
+        space(wordlines=(128,)).suggest(Fixed(**{"fc.kept_shapes": index}), 0) for index in (0, 1)
+    )
+    assert one.targets(SHAPES) == same.targets(SHAPES)
+    assert one == same
+
+
+@pytest.mark.parametrize("kind", CHOICES)
+def test_starts_are_accepted_by_optuna_and_reproduce(kind: str) -> None:
+    built, study = space(CHOICES[kind]), memory_study()
+    starts = built.starts()
+    for parameters in starts:
+        study.enqueue_trial(parameters)
+    for parameters in starts:
+        trial = study.ask()
+        candidate = built.suggest(trial, seed=3)
+        assert trial.params == parameters
+        assert candidate == built.suggest(Fixed(**parameters), seed=3)
+        study.tell(trial, 0.0)
+
+
+def test_starts_lie_on_the_base_crossbar_and_every_second_prunes_structure() -> None:
+    starts = [space().suggest(Fixed(**p), 0) for p in space().starts()]
+    assert len(starts) == 6
+    assert {candidate.plan.default for candidate in starts} == {BASE}
+    kept = [candidate.layers["block.conv2"] for candidate in starts]
+    assert [(s.kept_shapes, s.kept_filters) for s in kept] == [(1.0, 1.0), (0.5, 0.5)] * 3
+
+
+def test_starts_run_from_the_mildest_to_the_strongest() -> None:
+    starts = [space().suggest(Fixed(**p), 0) for p in space().starts()]
+    counts = [candidate.layers["fc"].nonzeros for candidate in starts]
+    assert counts == [42, 21, 10, 5, 2, 1]
+
+
+def test_starts_take_the_size_nearest_to_the_base() -> None:
+    built = space(base=replace(BASE, wordlines=200, bitlines=300))
+    for parameters in built.starts():
+        assert built.suggest(Fixed(**parameters), 0).plan.default.wordlines == 256
+        assert built.suggest(Fixed(**parameters), 0).plan.default.bitlines == 256
+
+
+@pytest.mark.xfail(
+    strict=True, reason="starts share an index, which is another count where the choices differ"
+)
+def test_starts_have_the_same_strength_in_every_layer() -> None:
+    """The first layer has only the choices from 5 up: there the nearest must do."""
+    counts = [
+        tuple(setting.nonzeros for setting in candidate.layers.values())
+        for candidate in (space(wordlines=(128,)).suggest(Fixed(**p), 0) for p in space().starts())
+    ]
+    # conv1 has 25 rows: a bound of 42 there is none.
+    assert counts == [
+        (None, 42, 42),
+        (21, 21, 21),
+        (10, 10, 10),
+        (5, 5, 5),
+        (5, 2, 2),
+        (5, 1, 1),
+    ]
+
+
+def test_exception_for_an_unknown_layer_names_the_layers() -> None:
+    with pytest.raises(ConfigError, match=r"names 'fc9'; .*: conv1, block\.conv2, fc"):
+        space(layers={"fc9": LayerSpace()})
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("nonzeros", (), "ascending"),
+        ("nonzeros", (5, 2), "ascending"),
+        ("nonzeros", (2, 2), "ascending"),
+        ("nonzeros", (0, 2), "contains 0; allowed: from 1 to 512"),
+        ("nonzeros", (1, 513), "contains 513; allowed: from 1 to 512"),
+        ("kept_filters", (0.0, 1.0), "contains 0.0"),
+        ("kept_filters", (0.5, 1.5), "contains 1.5"),
+        ("kept_shapes", (float("nan"),), "contains nan"),
+        ("wordlines", (0, 128), "contains 0"),
+        ("bitlines", (), "ascending"),
+        ("cell_bits", (-1,), "contains -1"),
+        ("dac_bits", (2, 1), "ascending"),
+    ],
+)
+def test_impossible_choices_are_refused(
+    name: str, values: tuple[float, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"space\.{name} .*{message}"):
+        SpaceConfig(**{name: values})
+
+
+def test_impossible_exceptions_name_their_layer() -> None:
+    with pytest.raises(ConfigError, match=r"space\.layers\.fc\.nonzeros contains 600"):
+        SpaceConfig(layers={"fc": LayerSpace(nonzeros=(600,))})
+
+
+def test_unknown_kind_of_crossbars_is_refused() -> None:
+    with pytest.raises(ConfigError, match="allowed: global, per-layer"):
+        SpaceConfig(crossbars="local")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cell_bits": (2, 9)}, "cell_bits is 9"),
+        ({"dac_bits": (1, 9)}, "dac_bits is 9"),
+        ({"wordlines": (128, 5000)}, "wordlines is 5000"),
+        ({"bitlines": (4, 64)}, "one output needs 8"),
+        ({"bitlines": (8, 64), "cell_bits": (1, 2)}, "one output needs 14"),
+    ],
+)
+def test_crossbars_that_cannot_exist_are_refused_before_any_trial(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        space(**changes)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=SpecError, reason="cells are set before the bitlines that fit them"
+)
+def test_base_too_narrow_for_the_cells_does_not_matter() -> None:
+    """14 bitlines an output with 1-bit cells: the base's 8 are too few, the space's 64 are not."""
+    built = space(base=CrossbarSpec(bitlines=8), cell_bits=(1,), bitlines=(64,))
+    built.suggest(Fixed(), 0)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=ConfigError, reason="the default strengths are refused as if they were given"
+)
+def test_small_crossbars_need_no_other_setting() -> None:
+    """The docstring: choices above a candidate's wordlines mean no bound."""
+    SpaceConfig(wordlines=(16,))
