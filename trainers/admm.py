@@ -34,7 +34,7 @@ class Admm:
         self.project = project
         self.rho = rho
         with torch.no_grad():
-            self.z = {name: project(name, w.detach()) for name, w in self.parameters.items()}
+            self.z = {n: project(n, w.detach()).clone() for n, w in self.parameters.items()}
             self.u = {name: torch.zeros_like(w) for name, w in self.parameters.items()}
 
     @torch.no_grad()

@@ -26,6 +26,7 @@ from trainers.config import NetworkConfig
 from trainers.integer import ConvGeometry, IntegerLayer, install, integer_layers
 from trainers.networks import build_network
 from trainers.quantise import ActivationRange
+from trainers.tracing import crossbar_modules
 
 __all__ = [
     "MANIFEST",
@@ -79,6 +80,7 @@ def save_checkpoint(
     with writing_folder(folder) as draft:
         save_file(tensors, draft / WEIGHTS)
         manifest = {
+            **facts,
             "format": FORMAT,
             "network": {
                 "name": config.name,
@@ -87,7 +89,6 @@ def save_checkpoint(
                 "classes": classes,
             },
             "layers": layers,
-            **facts,
         }
         write_manifest(draft, manifest)
 
@@ -113,9 +114,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {error.strerror}; expected a manifest") from None
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from None
+    if not isinstance(manifest, dict):
+        raise CheckpointError(f"{path}: holds a {type(manifest).__name__}; expected a table")
     version = manifest.get("format")
     if version != FORMAT:
         raise CheckpointError(f"{path}: format {version!r}; this version reads {FORMAT}")
+    for key in ("network", "layers", "digests"):
+        if not isinstance(manifest.get(key), dict):
+            raise CheckpointError(f"{path}: {key!r} is missing")
     return manifest
 
 
@@ -142,15 +148,18 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
         tensors = load_file(folder / WEIGHTS, device=str(device))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: not readable ({error})") from None
-    described = manifest["network"]
-    config = NetworkConfig(name=described["name"], arguments=described["arguments"])
-    input_shape = tuple(described["input_shape"])
-    network = build_network(config, input_shape, described["classes"]).to(device).eval()
-    layers = {
-        name: _read_layer(name, fields, tensors, folder)
-        for name, fields in manifest["layers"].items()
-    }
     try:
+        described = manifest["network"]
+        config = NetworkConfig(name=described["name"], arguments=described["arguments"])
+        channels, height, width = described["input_shape"]
+        input_shape = (channels, height, width)
+        classes = described["classes"]
+        network = build_network(config, input_shape, classes).to(device).eval()
+        layers = {
+            name: _read_layer(name, fields, tensors, folder)
+            for name, fields in manifest["layers"].items()
+        }
+        _check_layers(network, layers, folder)
         install(network, layers)
         rest = {k.removeprefix("rest."): v for k, v in tensors.items() if k.startswith("rest.")}
         expected = set(_rest_tensors(network))
@@ -158,14 +167,14 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
             odd = sorted(set(rest) ^ expected)[0]
             raise CheckpointError(f"{folder / WEIGHTS}: tensor {odd!r} is missing or not expected")
         network.load_state_dict(rest, strict=False)
-    except (KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{folder}: does not fit {config.name!r} ({reason})") from None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise CheckpointError(f"{folder}: does not describe a network ({reason})") from None
     return Checkpoint(
         network=network.eval(),
         config=config,
         input_shape=input_shape,
-        classes=described["classes"],
+        classes=classes,
         manifest=manifest,
     )
 
@@ -174,17 +183,31 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
 def writing_folder(folder: Path) -> Iterator[Path]:
     """A new folder that takes the place of `folder` once the block has ended without an error."""
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir(parents=True)
         yield draft
+        _open_to_others(draft)
         if folder.exists():
-            shutil.rmtree(folder)
+            os.replace(folder, aside)
         os.replace(draft, folder)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written ({error.strerror})") from None
+    except (OSError, SafetensorError) as error:
+        if aside.exists() and not folder.exists():
+            os.replace(aside, folder)
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{folder}: cannot be written ({reason})") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _open_to_others(folder: Path) -> None:
+    """Gives files the permissions that the user's mask asks for; safetensors keeps them private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.iterdir():
+        path.chmod(0o666 & ~mask)
 
 
 def file_digest(path: Path) -> str:
@@ -223,6 +246,31 @@ def _rest_tensors(network: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers outside the crossbar layers (batch norm, ...)."""
     inside = tuple(f"{name}." for name in integer_layers(network))
     return {k: v for k, v in network.state_dict().items() if not k.startswith(inside)}
+
+
+def _check_layers(network: nn.Module, layers: Mapping[str, IntegerLayer], folder: Path) -> None:
+    """Holds the stored layers against those of the network.
+
+    Raises:
+        CheckpointError: naming a layer that is missing, not expected or of another shape.
+    """
+    modules = crossbar_modules(network)
+    if set(modules) != set(layers):
+        odd = sorted(set(modules) ^ set(layers))[0]
+        raise CheckpointError(f"{folder}: layer {odd!r} is missing or not expected")
+    for name, module in modules.items():
+        layer = layers[name]
+        expected = tuple(module.weight.shape)
+        for key, shape in (
+            ("weight_q", expected),
+            ("weight_scale", expected[:1]),
+            ("bias", expected[:1]),
+        ):
+            found = tuple(getattr(layer, key).shape)
+            if found != shape:
+                raise CheckpointError(
+                    f"{folder}: tensor '{name}.{key}' has shape {found}, the network's has {shape}"
+                )
 
 
 def _read_layer(

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hwmodel.certificate import Witness
 from hwmodel.crossbar import CrossbarSpec, SignEncoding
 from hwmodel.errors import ConstraintError
 from hwmodel.mapping import MatrixLayout, from_segments, to_segments
@@ -80,11 +81,11 @@ class BitlineCount:
             return
         _, tiles, outputs, polarities = counts.shape
         flat = int(counts.flatten().argmax())
-        _, tile, output, polarity = _unravel(flat, (tiles, outputs, polarities))
+        group, tile, output, polarity = _unravel(flat, (tiles, outputs, polarities))
         bitline = output * spec.bitlines_per_output + polarity * spec.slice_count
         raise ConstraintError(
-            f"{layer}: {int(counts.max())} non-zeros in segment (tile {tile}, bitline {bitline}), "
-            f"limit {self.nonzeros}"
+            f"{layer}: {int(counts.max())} non-zeros in segment "
+            f"({Witness(group=group, tile=tile, bitline=bitline)}), limit {self.nonzeros}"
         )
 
     def _counts_polarities(self, spec: CrossbarSpec) -> bool:

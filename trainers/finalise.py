@@ -1,6 +1,7 @@
 """From trained floats to the integer network that the crossbars compute."""
 
 import copy
+import math
 from collections.abc import Mapping
 
 import torch
@@ -39,12 +40,12 @@ def finalise(
     Raises:
         ConstraintError: naming layer, tile and bitline, where a constraint is missed.
         CertificateError: where the stored weights need a larger ADC than planned.
-        DivergedError: weights that are not finite.
+        DivergedError: weights or activations that are not finite.
     """
     method.finalize()
-    for name, module in method.modules.items():
-        if not bool(torch.isfinite(module.weight).all()):
-            raise DivergedError(f"{name}: weights that are not finite; allowed: finite numbers")
+    for name, tensor in network.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise DivergedError(f"{name}: values that are not finite; allowed: finite numbers")
     recalibrate_batch_norm(network, images)
     limits = {name: target.spec.input_limit for name, target in method.targets.items()}
     ranges = activation_ranges(network, images, limits)
@@ -97,6 +98,9 @@ def activation_ranges(
         network: float network.
         images: calibration images.
         limits: largest input code by layer.
+
+    Raises:
+        DivergedError: inputs that are not finite, naming the layer.
     """
     modules = crossbar_modules(network)
     seen: dict[str, tuple[float, float]] = {}
@@ -117,9 +121,15 @@ def activation_ranges(
     finally:
         for handle in handles:
             handle.remove()
+    for name, (low, high) in seen.items():
+        if not math.isfinite(high - low):
+            raise DivergedError(f"{name}: inputs from {low} to {high}; allowed: finite numbers")
     return {name: ActivationRange.covering(*seen[name], limits[name]) for name in modules}
 
 
 def _calibration(network: nn.Module, images: ImageSet) -> Batches:
+    """Batches of equal size, so that a plain average over batches weighs every image alike."""
     device = next(network.parameters()).device
-    return Batches(images, _CALIBRATION_BATCH, seed=0, device=device, shuffle=False)
+    count = -(-len(images) // _CALIBRATION_BATCH)
+    size = len(images) // count
+    return Batches(images.subset(count * size), size, seed=0, device=device, shuffle=False)

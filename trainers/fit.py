@@ -67,6 +67,7 @@ def fit(
 
     Raises:
         DivergedError: a loss that is not finite, naming epoch and step.
+        CheckpointError: a state of another network, method or schedule.
         DataError: fewer images than one batch.
     """
     device = next(network.parameters()).device
@@ -75,8 +76,9 @@ def fit(
     optimiser = _optimiser(network, config)
     reports: list[EpochReport] = []
     torch.manual_seed(seed)
+    settings = {**asdict(config), "peak": learning_rate, "seed": seed, "until": epochs}
     if state_path is not None and state_path.exists():
-        done = load_training(state_path, network, optimiser, method)
+        done = load_training(state_path, network, optimiser, method, settings)
         reports = [EpochReport(**fields) for fields in done]
     for epoch in range(len(reports), epochs):
         started = time.perf_counter()
@@ -87,7 +89,8 @@ def fit(
         seconds = time.perf_counter() - started
         reports.append(EpochReport(epoch=epoch, loss=loss, seconds=seconds))
         if state_path is not None:
-            save_training(state_path, network, optimiser, method, [asdict(r) for r in reports])
+            rows = [asdict(done) for done in reports]
+            save_training(state_path, network, optimiser, method, settings, rows)
         if report is not None:
             report(reports[-1])
     return FitResult(epochs=tuple(reports), seconds=sum(r.seconds for r in reports))
@@ -150,9 +153,11 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # each backend has its own way to say that it is absent
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"train.device is {name!r}; not usable here: {reason}") from None
+    if device.type == "meta":
+        raise ConfigError("train.device is 'meta'; allowed: a device that holds data")
     return device
 
 
@@ -176,4 +181,4 @@ def _schedule(name: str, share: float) -> float:
         return 1.0
     if name == "cosine":
         return (1 + math.cos(math.pi * share)) / 2
-    return min(share / 0.2 + 0.01, (1 - share) / 0.8)
+    return min(share / 0.2 + 0.01, (1 - share) / 0.8, 1.0)

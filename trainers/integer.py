@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from hwmodel.certificate import AdcCertificate, certify
 from hwmodel.crossbar import CrossbarSpec
-from hwmodel.geometry import LayerShape, MappedLayer
+from hwmodel.geometry import LayerShape, MappedLayer, unit_line_bits
 from hwmodel.mapping import MatrixLayout
 from hwmodel.simulator import CrossbarSimulator, exact_product
 from trainers.quantise import ActivationRange, quantise_activations, quantise_weight
@@ -83,7 +83,7 @@ class IntegerLayer:
         """A float layer's integers, with the ADCs that its certificate asks for."""
         layout = dense_layout(module) if layout is None else layout
         weight_q, weight_scale = quantise_weight(module.weight.detach(), spec.weight_limit)
-        bias = torch.zeros(len(weight_scale)) if module.bias is None else module.bias.detach()
+        bias = torch.zeros_like(weight_scale) if module.bias is None else module.bias.detach()
         return cls(
             weight_q=weight_q.to(torch.int16),
             weight_scale=weight_scale,
@@ -94,6 +94,12 @@ class IntegerLayer:
             adc_bits_per_slice=certify(weight_q, spec, layout).adc_bits_per_slice,
             geometry=ConvGeometry.of(module) if isinstance(module, nn.Conv2d) else None,
         )
+
+    @property
+    def adc_bits(self) -> int:
+        """Resolution of the ADCs that are built: the largest over bit slices and unit bitline."""
+        tallest = min(self.layout.packed_rows, self.spec.wordlines)
+        return max(*self.adc_bits_per_slice, unit_line_bits(self.spec, tallest))
 
     def certify(self) -> AdcCertificate:
         """The certificate of the integers as they stand."""

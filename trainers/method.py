@@ -17,7 +17,12 @@ from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
 from hwmodel.errors import SpecError
 from hwmodel.mapping import MatrixLayout
 from trainers.constraints import Constraint, Unconstrained
-from trainers.tracing import CrossbarModule, crossbar_modules, dense_layout
+from trainers.tracing import (
+    CrossbarModule,
+    crossbar_modules,
+    dense_layout,
+    fold_parametrisations,
+)
 
 __all__ = ["LayerTarget", "Method", "dense_targets"]
 
@@ -62,6 +67,7 @@ class Method:
         Raises:
             SpecError: targets that do not name exactly the network's crossbar layers.
         """
+        fold_parametrisations(network)
         self.modules = crossbar_modules(network)
         if set(self.modules) != set(self.targets):
             odd = sorted(set(self.modules) ^ set(self.targets))[0]

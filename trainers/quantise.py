@@ -37,7 +37,8 @@ def quantise_weight(weight: Tensor, limit: int) -> tuple[Tensor, Tensor]:
         int32 of the weight's shape, and float32 `[outputs]`.
     """
     largest = weight.detach().flatten(1).abs().amax(dim=1)
-    scale = torch.where(largest > 0, largest / limit, torch.ones_like(largest))
+    smallest = torch.finfo(largest.dtype).tiny
+    scale = torch.where(largest > 0, (largest / limit).clamp(min=smallest), 1.0)
     shaped = scale.reshape(-1, *[1] * (weight.ndim - 1))
     return torch.round(weight.detach() / shaped).to(torch.int32), scale.float()
 

@@ -2,38 +2,64 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from hwmodel.errors import MappingError
 from hwmodel.geometry import LayerShape
 from hwmodel.mapping import MatrixLayout
 
-__all__ = ["CrossbarModule", "crossbar_modules", "dense_layout", "layer_shapes"]
+__all__ = [
+    "CrossbarModule",
+    "crossbar_modules",
+    "dense_layout",
+    "fold_parametrisations",
+    "layer_shapes",
+]
 
 CrossbarModule = nn.Conv2d | nn.Linear
 """The kinds of layer that a crossbar computes."""
 
-_REFUSED = (nn.modules.conv._ConvNd, nn.RNNBase, nn.Bilinear, nn.MultiheadAttention)
+_REFUSED = (
+    nn.modules.conv._ConvNd,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.Bilinear,
+    nn.MultiheadAttention,
+)
 
 
 def crossbar_modules(network: nn.Module) -> dict[str, CrossbarModule]:
     """The network's convolution and linear layers by name, in the order of its modules.
 
     Raises:
-        MappingError: a layer with weights that no crossbar mapping exists for, or no layer at all.
+        MappingError: a layer with weights that no crossbar mapping exists for, weights that two
+            layers share, or no layer at all.
     """
     found: dict[str, CrossbarModule] = {}
-    for name, module in network.named_modules():
+    owners: dict[int, str] = {}
+    for name, module in network.named_modules(remove_duplicate=False):
         if isinstance(module, CrossbarModule):
             if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
                 raise MappingError(
                     f"{name}: padding_mode is {module.padding_mode!r}; allowed: 'zeros'"
                 )
+            owner = owners.setdefault(id(module.weight), name)
+            if owner != name:
+                raise MappingError(f"{name}: shares its weights with {owner}; allowed: its own")
             found[name] = module
         elif isinstance(module, _REFUSED):
             raise MappingError(f"{name}: a {type(module).__name__}; allowed: Conv2d and Linear")
     if not found:
         raise MappingError("the network has no layer for a crossbar; allowed: Conv2d and Linear")
     return found
+
+
+def fold_parametrisations(network: nn.Module) -> None:
+    """Replaces parametrised weights (weight norm, ...) by the plain weights they stand for."""
+    for module in network.modules():
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name)
 
 
 def dense_layout(module: CrossbarModule) -> MatrixLayout:
@@ -54,8 +80,8 @@ def layer_shapes(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[
     positions = dict.fromkeys(modules, 0)
 
     def count(name: str) -> object:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            channels = output.shape[1] if output.ndim == 4 else output.shape[-1]
+        def hook(module: nn.Module, _inputs: object, output: Tensor) -> None:
+            channels = output.shape[1] if isinstance(module, nn.Conv2d) else output.shape[-1]
             positions[name] += output.numel() // channels
 
         return hook

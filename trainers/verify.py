@@ -1,7 +1,9 @@
 """Proves an exported folder again, from its files alone."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -9,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hwmodel.errors import CertificateError, CheckpointError
-from trainers.checkpoint import changed_files, load_checkpoint
+from trainers.checkpoint import MANIFEST, changed_files, load_checkpoint
 from trainers.data import Batches, ImageSet
 from trainers.export import ONNX_FILE, SAMPLES_FILE, onnx_logits
 from trainers.fit import accuracy
@@ -85,7 +87,10 @@ def verify_folder(folder: Path, *, images: int = 256) -> Verification:
     certified = True
     for name, layer in integer_layers(checkpoint.network).items():
         certificate = layer.certify()
-        bits = checkpoint.manifest["layers"][name]["adc_bits"]
+        bits = layer.adc_bits
+        written = checkpoint.manifest["layers"][name].get("adc_bits")
+        if written != bits:
+            failures.append(f"{name}: the manifest says {written} ADC bits, its slices {bits}")
         proofs.append(
             LayerProof(
                 name=name,
@@ -100,7 +105,7 @@ def verify_folder(folder: Path, *, images: int = 256) -> Verification:
             certified = False
             failures.append(str(error))
     measured = accuracy(checkpoint.network, samples)
-    recorded = checkpoint.manifest["samples"]["accuracy"]
+    recorded = _recorded_accuracy(folder, checkpoint.manifest)
     # One image may fall on the other side of a rounding edge on another processor.
     if abs(measured - recorded) > 1.5 / len(samples):
         failures.append(f"accuracy on the samples is {measured:.4f}; the manifest says {recorded}")
@@ -145,6 +150,14 @@ def _onnx_failures(folder: Path, network: nn.Module, images: ImageSet) -> list[s
     if differing <= len(images) // 100:
         return []
     return [f"{ONNX_FILE}: {differing} of {len(images)} images are classified differently"]
+
+
+def _recorded_accuracy(folder: Path, manifest: Mapping[str, Any]) -> float:
+    """What the manifest says of the samples' accuracy."""
+    try:
+        return float(manifest["samples"]["accuracy"])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{folder / MANIFEST}: 'samples' has no accuracy") from None
 
 
 def _read_samples(folder: Path, classes: int) -> ImageSet:

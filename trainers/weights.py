@@ -17,7 +17,7 @@ __all__ = ["load_weights", "save_weights"]
 def save_weights(network: nn.Module, path: Path) -> None:
     """Writes parameters and buffers as safetensors; the old file stays until the new is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
+    tensors = {key: value.cpu().contiguous().clone() for key, value in network.state_dict().items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(tensors, temporary)
     os.replace(temporary, path)
@@ -32,8 +32,10 @@ def load_weights(network: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: unreadable, or a tensor that is missing, not expected or of another shape.
     """
-    found = {key.removeprefix("module."): value for key, value in _read(path).items()}
+    found = dict(_read(path))
     expected = network.state_dict()
+    if not set(expected) & set(found):
+        found = {key.removeprefix("module."): value for key, value in found.items()}
     for key, tensor in expected.items():
         if key not in found:
             if key.endswith("num_batches_tracked"):
@@ -61,10 +63,12 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not readable ({error})") from None
     except Exception as error:  # torch reports a bad pickle in many types
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{path}: not a state dict of tensors ({reason})") from None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
         raise CheckpointError(f"{path}: not a state dict of tensors")
     return content

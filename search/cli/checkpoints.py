@@ -27,8 +27,9 @@ def compress(
     from search.config import load_config
     from search.evaluate import FAILED, evaluate, load_problem, train_dense
     from search.report import display_value, ratios
-    from trainers.export import export_folder
+    from trainers.export import check_target, export_folder
 
+    check_target(to)
     chosen = _given(nonzeros=nonzeros, wordlines=wordlines, bitlines=bitlines)
     settings = load_config(config, {"candidate": chosen})
     problem = load_problem(settings)

@@ -46,7 +46,7 @@ class StudyDisplay:
     def message(self, text: str) -> None:
         """One line."""
         if not self._quiet:
-            self._console.print(text, markup=False, highlight=False)
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def update(self, study: Study) -> None:
         """Shows the trials that ended since the last call, and the front."""
@@ -116,7 +116,11 @@ def print_summary(study: Study, outcome: Outcome | None) -> None:
     """The front, its ratios, where everything is, and what to type next."""
     console = Console(width=None if sys.stdout.isatty() else 132)
     console.print(front_table(study))
-    _print_ratios(console, study)
+    if study.front():
+        _print_ratios(console, study)
+    else:
+        counts = ", ".join(f"{count} {what}" for what, count in study.counts().items())
+        console.print(f"no trial is on the front: {counts}; see 'reason' in trials.parquet")
     name, folder = study.folder.name, study.folder
     lines = []
     if outcome is not None:
@@ -140,8 +144,7 @@ def print_summary(study: Study, outcome: Outcome | None) -> None:
 def _print_ratios(console: Console, study: Study) -> None:
     """Ratios of each front member against dense, and the best within a point of accuracy."""
     dense, front = study.dense, study.front()
-    if dense is None or not front:
-        return
+    assert dense is not None  # a study with a front has its baseline
     table = Table(title="times less than the dense network on the preset's own crossbar")
     table.add_column("trial", justify="right")
     table.add_column("accuracy lost", justify="right")

@@ -60,7 +60,6 @@ def search(
     folder = StudyFolder(storage, settings.study.name)
     if not folder.exists:  # what is wrong is better known before there is a study
         make_space(load_problem(settings))
-        folder.make()
         check_tracking(settings.mlflow.tracking_uri)
     _drive(Study.create(folder, settings), quiet=quiet, as_json=as_json)
 

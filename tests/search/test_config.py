@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hwmodel.crossbar import CrossbarSpec
@@ -253,7 +253,7 @@ def configs(draw: st.DrawFn) -> StudyConfig:
 
 
 @given(configs())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_configuration_survives_toml_and_json(config: StudyConfig) -> None:
     assert read_config(config.to_json()) == config
     again = read_config(tomllib.loads(config.to_toml()))

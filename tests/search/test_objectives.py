@@ -27,7 +27,10 @@ DENSE = {"accuracy": 0.9, "area": 4.0, "power": 0.0}
         ("area <= 2e-6", Bound(objective="area", at_most=True, limit=2e-6, relative=False)),
         ("power<=0.5x", Bound(objective="power", at_most=True, limit=0.5, relative=True)),
         (" power <= .5 x ", Bound(objective="power", at_most=True, limit=0.5, relative=True)),
-        ("accuracy >= 0.85", Bound(objective="accuracy", at_most=False, limit=0.85, relative=False)),
+        (
+            "accuracy >= 0.85",
+            Bound(objective="accuracy", at_most=False, limit=0.85, relative=False),
+        ),
         ("adc_area<=1E-3", Bound(objective="adc_area", at_most=True, limit=1e-3, relative=False)),
     ],
 )

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hwmodel.certificate import certify
@@ -51,7 +51,7 @@ def lenet(**fields: object) -> Candidate:
 
 
 @given(candidates())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_json_round_trip_keeps_candidate_and_digest(candidate: Candidate) -> None:
     read = Candidate.from_json(json.loads(json.dumps(candidate.to_json())))
     assert read == candidate
@@ -59,7 +59,7 @@ def test_json_round_trip_keeps_candidate_and_digest(candidate: Candidate) -> Non
 
 
 @given(candidates(), st.randoms())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_digest_ignores_the_order_of_layers(candidate: Candidate, random: object) -> None:
     names = list(candidate.layers)
     random.shuffle(names)
@@ -68,7 +68,7 @@ def test_digest_ignores_the_order_of_layers(candidate: Candidate, random: object
 
 
 @given(candidates(), candidates())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_different_candidates_have_different_digests(one: Candidate, other: Candidate) -> None:
     assert (one.digest == other.digest) == (one == other)
 
@@ -173,7 +173,7 @@ def test_single_outputs_are_kept_where_whole_crossbars_are_not_wanted() -> None:
 
 
 @given(SHARES, SHARES, st.integers(1, 600), st.integers(1, 70), crossbar_specs())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_kept_counts_are_whole_crossbars_or_everything(
     rows: float, outputs: float, dense_rows: int, dense_outputs: int, spec: CrossbarSpec
 ) -> None:
@@ -239,7 +239,7 @@ def stored_layers(draw: st.DrawFn) -> tuple[Candidate, LayerShape, torch.Tensor,
 
 
 @given(stored_layers())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_certificate_exceeds_the_plan(
     case: tuple[Candidate, LayerShape, torch.Tensor, MatrixLayout],
 ) -> None:

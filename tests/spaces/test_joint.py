@@ -78,9 +78,7 @@ def check_valid(candidate: Candidate, config: SpaceConfig) -> None:
         assert spec.bitlines in config.bitlines
         assert spec.cell_bits in config.cell_bits
         assert spec.dac_bits in config.dac_bits
-        assert setting.nonzeros is None or setting.nonzeros < min(
-            spec.wordlines, SHAPES[name].rows
-        )
+        assert setting.nonzeros is None or setting.nonzeros < min(spec.wordlines, SHAPES[name].rows)
         assert setting.nonzeros is None or setting.nonzeros in config.nonzeros
         assert targets[name].nonzeros == setting.nonzeros
 
@@ -191,9 +189,9 @@ def test_bound_that_binds_nothing_is_written_as_none() -> None:
     assert candidate.layers["conv1"].nonzeros is None
     assert candidate.layers["fc"].nonzeros == 25
     for index in (1, 2):
-        assert space(nonzeros=(25, 32, 200)).suggest(
-            Fixed(**{"fc.nonzeros": index}), 0
-        ).layers["fc"] == replace(candidate.layers["fc"], nonzeros=None)
+        assert space(nonzeros=(25, 32, 200)).suggest(Fixed(**{"fc.nonzeros": index}), 0).layers[
+            "fc"
+        ] == replace(candidate.layers["fc"], nonzeros=None)
 
 
 def test_shares_that_keep_everything_are_written_as_one() -> None:
@@ -291,9 +289,7 @@ def test_exception_for_an_unknown_layer_names_the_layers() -> None:
         ("dac_bits", (2, 1), "ascending"),
     ],
 )
-def test_impossible_choices_are_refused(
-    name: str, values: tuple[float, ...], message: str
-) -> None:
+def test_impossible_choices_are_refused(name: str, values: tuple[float, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=rf"space\.{name} .*{message}"):
         SpaceConfig(**{name: values})
 
@@ -335,7 +331,9 @@ def test_base_too_narrow_for_the_cells_does_not_matter() -> None:
 
 
 @pytest.mark.xfail(
-    strict=True, raises=ConfigError, reason="the default strengths are refused as if they were given"
+    strict=True,
+    raises=ConfigError,
+    reason="the default strengths are refused as if they were given",
 )
 def test_small_crossbars_need_no_other_setting() -> None:
     """The docstring: choices above a candidate's wordlines mean no bound."""

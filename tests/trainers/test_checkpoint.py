@@ -152,9 +152,6 @@ def test_manifest_that_is_not_json_is_refused(folder: Path) -> None:
         load_checkpoint(folder)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=(AttributeError, KeyError, TypeError), reason="fields are taken for granted"
-)
 @pytest.mark.parametrize(
     "content",
     ["[]", '{"format": 1}', '{"format": 1, "network": {"name": "mlp"}, "layers": {}}'],
@@ -188,7 +185,7 @@ def test_missing_weights_are_refused(folder: Path) -> None:
             lambda t: t.update({"rest.extra": torch.zeros(1)}),
             "tensor 'extra' is missing or not expected",
         ),
-        (lambda t: t.update({"rest.norm.weight": torch.zeros(7)}), "does not fit '.*:conv_net'"),
+        (lambda t: t.update({"rest.norm.weight": torch.zeros(7)}), "does not describe a network"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(
@@ -201,11 +198,10 @@ def test_tensors_that_do_not_fit_are_refused(
 
 def test_missing_layer_is_refused(folder: Path) -> None:
     edit(folder, lambda m: m["layers"].pop("linear"))
-    with pytest.raises(CheckpointError, match=r"does not fit '.*:conv_net' .*linear"):
+    with pytest.raises(CheckpointError, match="layer 'linear' is missing or not expected"):
         load_checkpoint(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="a layer's tensors are not held against each other")
 @pytest.mark.parametrize(
     ("name", "tensor"),
     [
@@ -224,7 +220,6 @@ def test_layer_tensors_of_other_sizes_are_refused(folder: Path, name: str, tenso
         load_checkpoint(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="layers that the network lacks are passed over")
 def test_layer_that_the_network_does_not_have_is_refused(folder: Path) -> None:
     edit(folder, lambda m: m["layers"].update(extra=m["layers"]["linear"]))
     rewrite(
@@ -253,12 +248,7 @@ def test_writing_replaces_the_folder_and_leaves_nothing_beside_it(
     "error",
     [
         OSError(28, "No space left on device"),
-        pytest.param(
-            SafetensorError("Error while serializing: I/O error: No space left on device"),
-            marks=pytest.mark.xfail(
-                strict=True, raises=SafetensorError, reason="what save_file raises on a full disk"
-            ),
-        ),
+        SafetensorError("Error while serializing: I/O error: No space left on device"),
     ],
 )
 def test_interrupted_write_leaves_the_old_folder(
@@ -286,7 +276,6 @@ def test_any_other_interruption_leaves_the_old_folder(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="the old folder goes first")
 def test_rename_that_fails_leaves_the_old_folder(
     network: nn.Module, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

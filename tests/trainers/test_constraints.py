@@ -201,7 +201,6 @@ def test_check_finds_the_violation_in_the_packed_tail() -> None:
         BitlineCount(1).check("fc", weight, SPEC, layout)
 
 
-@pytest.mark.xfail(strict=True, reason="BitlineCount.check leaves out the group")
 def test_check_names_the_group_of_a_grouped_convolution() -> None:
     weight = torch.zeros(4, 1, 2, 2)
     weight[2] = 1.0

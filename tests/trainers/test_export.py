@@ -132,7 +132,7 @@ def test_graph_that_differs_is_not_written_down_as_good(
     monkeypatch.setattr("trainers.export._export_graphs", lambda *_: None)
     monkeypatch.setattr("trainers.export._program_logits", logits(graph == "torch.export"))
     monkeypatch.setattr("trainers.export.onnx_logits", logits(graph == "ONNX"))
-    with pytest.raises(CheckpointError, match=f"the {graph} graph differs from the checkpoint by"):
+    with pytest.raises(CheckpointError, match=f"the {graph} graph differs from the checkpoint"):
         export_folder(source, tmp_path / "to", toy_images(8))
     assert not any(tmp_path.iterdir())
 
@@ -164,7 +164,6 @@ def test_manifest_is_json_that_strangers_can_read(exported: Path) -> None:
     assert manifest["layers"]["grouped"]["spec"]["sign_encoding"] == "flipped"
 
 
-@pytest.mark.xfail(strict=True, reason="torch.export takes a batch of one for a constant")
 def test_one_sample_is_enough(tmp_path: Path) -> None:
     network = build_network(MLP, SHAPE, CLASSES)
     integer = finalised(network, toy_images(8))
@@ -172,9 +171,6 @@ def test_one_sample_is_enough(tmp_path: Path) -> None:
     export_folder(tmp_path / "saved", tmp_path / "to", toy_images(1))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=CheckpointError, reason="one rounding edge exceeds the tolerance"
-)
 def test_code_on_a_rounding_edge_does_not_refuse_a_graph(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,9 +194,6 @@ def test_code_on_a_rounding_edge_does_not_refuse_a_graph(
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, raises=CheckpointError, reason="one rounding edge exceeds the tolerance"
-)
 def test_resnet20_is_exported(tmp_path: Path) -> None:
     config, shape = NetworkConfig(name="resnet20"), (1, 16, 16)
     images = toy_images(64, shape)
@@ -223,7 +216,6 @@ def test_folder_of_something_else_is_not_replaced(source: Path, tmp_path: Path) 
     assert precious.read_text() == "years of work"
 
 
-@pytest.mark.xfail(strict=True, raises=NotADirectoryError, reason="a file has no entries to list")
 def test_file_in_the_way_is_refused(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError):

@@ -143,11 +143,10 @@ def test_weights_that_are_not_finite_are_refused(value: float) -> None:
     network = build_network(MLP, SHAPE, CLASSES)
     with torch.no_grad():
         network.fc2.weight[0, 0] = value
-    with pytest.raises(DivergedError, match="fc2: weights that are not finite"):
+    with pytest.raises(DivergedError, match=r"fc2\.weight: values that are not finite"):
         finalised(network, toy_images(8))
 
 
-@pytest.mark.xfail(strict=True, reason="only the weights are looked at")
 def test_bias_that_is_not_finite_is_refused() -> None:
     network = build_network(MLP, SHAPE, CLASSES)
     with torch.no_grad():
@@ -173,7 +172,6 @@ def test_float_network_is_left_projected_and_trainable_no_further(share: float) 
     assert all(torch.equal(before[key], value) for key, value in integer.state_dict().items())
 
 
-@pytest.mark.xfail(strict=True, reason="a parametrisation of the network's own is not removed")
 def test_finalising_removes_every_parametrisation() -> None:
     network = build_network(MLP, SHAPE, CLASSES)
     parametrizations.weight_norm(network.fc1)
@@ -181,9 +179,6 @@ def test_finalising_removes_every_parametrisation() -> None:
     assert not parametrize.is_parametrized(network.fc1)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=(RuntimeError, UserWarning), reason="Admm holds on to a computed tensor"
-)
 def test_parametrised_network_can_be_pruned() -> None:
     images = toy_images()
     network = build_network(MLP, SHAPE, CLASSES)
@@ -234,7 +229,6 @@ def test_batch_norm_averages_whole_batches_alike() -> None:
     torch.testing.assert_close(network.norm.running_var, expected)
 
 
-@pytest.mark.xfail(strict=True, reason="a small last batch counts as much as a whole one")
 def test_batch_norm_weighs_every_image_alike() -> None:
     images = toy_images(130)
     images = replace(images, images=images.images.clone())
@@ -246,7 +240,6 @@ def test_batch_norm_weighs_every_image_alike() -> None:
     )
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="batch norm refuses one value a channel")
 def test_batch_norm_takes_one_image_beyond_a_whole_batch() -> None:
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.Linear(36, CLASSES))
     recalibrate_batch_norm(network, toy_images(129))

@@ -47,7 +47,6 @@ def test_linear_layer_over_a_sequence_counts_its_elements() -> None:
     assert layer_shapes(network, (7, 3, 4))["fc"].positions == 7
 
 
-@pytest.mark.xfail(strict=True, reason="4 dimensions are taken for a convolution's")
 def test_linear_layer_over_channels_last_images_counts_its_pixels() -> None:
     network = Forward(lambda n, x: n.fc(x.permute(0, 2, 3, 1)).mean((1, 2)), fc=nn.Linear(3, 5))
     assert layer_shapes(network, (3, 4, 6))["fc"].positions == 4 * 6
@@ -80,11 +79,7 @@ def test_hooks_go_even_where_the_forward_pass_fails() -> None:
         (nn.LSTM(2, 2), "LSTM"),
         (nn.Bilinear(2, 2, 2), "Bilinear"),
         (nn.MultiheadAttention(2, 1), "MultiheadAttention"),
-        pytest.param(
-            nn.LSTMCell(2, 2),
-            "LSTMCell",
-            marks=pytest.mark.xfail(strict=True, reason="RNNCellBase is not refused"),
-        ),
+        (nn.LSTMCell(2, 2), "LSTMCell"),
     ],
 )
 def test_layers_without_a_mapping_are_refused_by_name(layer: nn.Module, kind: str) -> None:
@@ -115,3 +110,13 @@ def test_dense_layout_takes_the_groups_of_the_layer() -> None:
     assert (layout.groups, layout.outputs, layout.rows) == (2, 3, 18)
     layout = dense_layout(nn.Linear(4, 6))
     assert (layout.groups, layout.outputs, layout.rows) == (1, 6, 4)
+
+
+def test_weights_that_two_layers_share_are_refused() -> None:
+    twice = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    twice.add_module("again", twice[0])
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[1].weight = tied[0].weight
+    for network in (twice, tied):
+        with pytest.raises(MappingError, match="shares its weights with 0"):
+            crossbar_modules(network)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from hwmodel.errors import SpecError
 from trainers.config import check_number
 from trainers.constraints import Constraint, LayerCount, Unconstrained
 from trainers.method import LayerTarget, Method
@@ -52,6 +53,10 @@ class Magnitude(Method):
     def attach(self, network: nn.Module, *, epochs: int, steps_per_epoch: int) -> None:
         """Prunes at once."""
         super().attach(network, epochs=epochs, steps_per_epoch=steps_per_epoch)
+        for name in self.config.kept:
+            if name not in self.modules:
+                layers = ", ".join(self.modules)
+                raise SpecError(f"method.kept names {name!r}; the network's layers: {layers}")
         for name, module in self.modules.items():
             module.weight.copy_(self.project(name, module.weight))
             self.masks[name] = module.weight != 0

@@ -77,7 +77,7 @@ class TinyAdc(Method):
         self._steps = 0
         self._admm_steps = round(self.config.admm_share * epochs * steps_per_epoch)
         self._round_steps = max(1, steps_per_epoch // self.config.rounds_per_epoch)
-        bounded = (n for n in self.modules if self.targets[n].nonzeros is not None)
+        bounded = (name for name in self.modules if self._binds(name))
         weights = {name: self.modules[name].weight for name in bounded}
         self.admm = Admm(weights, self.project, self.config.rho)
         if self._admm_steps == 0:
@@ -151,6 +151,12 @@ class TinyAdc(Method):
             self.admm.rho = float(state["admm.rho"])
             inner = {k.removeprefix("admm."): v for k, v in state.items() if k.startswith("admm.")}
             self.admm.load_state_dict(inner)
+
+    def _binds(self, name: str) -> bool:
+        """Whether the layer's bound is below what its segments could hold anyway."""
+        nonzeros, spec = self.targets[name].nonzeros, self.targets[name].spec
+        longest = min(self.layouts[name].packed_rows, spec.wordlines)
+        return nonzeros is not None and nonzeros < longest
 
     @torch.no_grad()
     def _remove_unpacked(self) -> None:

@@ -11,6 +11,7 @@ from trainers.config import NetworkConfig
 from trainers.networks.lenet import lenet5
 from trainers.networks.mlp import mlp
 from trainers.networks.resnet import resnet20
+from trainers.tracing import fold_parametrisations
 
 __all__ = ["NETWORKS", "build_network"]
 
@@ -40,10 +41,12 @@ def build_network(
         torch.manual_seed(seed)
         try:
             network = factory(input_shape=input_shape, classes=classes, **config.arguments)
-        except TypeError as error:
-            raise ConfigError(f"network {config.name!r} refused its arguments: {error}") from None
+        except Exception as error:  # whatever a user's factory raises
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ConfigError(f"network {config.name!r} refused its arguments: {reason}") from None
     if not isinstance(network, nn.Module):
         raise ConfigError(f"network {config.name!r} made a {type(network).__name__}, not a Module")
+    fold_parametrisations(network)
     _check_fit(network, config.name, input_shape, classes)
     return network
 
@@ -56,7 +59,7 @@ def _factory(name: str) -> Callable[..., nn.Module]:
         raise ConfigError(f"unknown network {name!r}; allowed: {', '.join(NETWORKS)} or m:factory")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"network {name!r} cannot be imported: {error}") from None
     if not callable(factory):
         raise ConfigError(f"network {name!r} is a {type(factory).__name__}; allowed: a callable")

@@ -1,0 +1,494 @@
+import fcntl
+import json
+import sys
+import tomllib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from hwmodel.adc import ADC_LAWS
+from hwmodel.components import preset_names
+from search.cli import app, main
+from search.cli.output import print_json
+from search.config import load_config, read_config
+from search.study import Study
+from tests.search.fakes import done, failed, new_study, try_one
+from trainers.data import dataset_names
+from trainers.methods import METHOD_CONFIGS
+from trainers.networks import NETWORKS
+
+COMMANDS = [
+    command.name or command.callback.__name__
+    for command in app.registered_commands
+    if command.callback is not None
+]
+TOTALS = {
+    "adc_area_m2",
+    "adc_power_w",
+    "area_m2",
+    "power_w",
+    "energy_j",
+    "latency_s",
+    "ops_per_s",
+    "ops_per_s_per_w",
+    "ops_per_s_per_m2",
+    "crossbars",
+}
+
+
+class Answer(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output as strict JSON: nothing before, nothing after."""
+
+        def refuse(word: str) -> None:
+            raise AssertionError(f"{word} is no JSON")
+
+        return json.loads(self.out, parse_constant=refuse)
+
+
+Run = Callable[..., Answer]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs `crossfront` with arguments, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["crossfront", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        return Answer(code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """A study below `studies` with a front of two."""
+    made = new_study(tmp_path / "studies", constraints=["accuracy >= 0.2"])
+    for evaluation in (done(0.85, 0.5), done(0.7, 0.25), done(0.6, 0.6), failed(), done(0.1, 0.1)):
+        try_one(made, evaluation)
+    return made
+
+
+def one_line(answer: Answer) -> str:
+    """The message of a user's mistake, which is all that the command says."""
+    assert answer.code == 2
+    assert answer.out == ""
+    assert answer.err.startswith("crossfront: ")
+    assert answer.err.count("\n") == 1
+    assert answer.err.endswith("\n")
+    return answer.err
+
+
+# Help.
+
+
+def test_help_lists_every_command(run: Run) -> None:
+    answer = run("--help")
+    assert answer.code == 0
+    assert COMMANDS
+    for name in COMMANDS:
+        assert f" {name} " in answer.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_contains_an_example(run: Run, name: str) -> None:
+    answer = run(name, "--help")
+    assert answer.code == 0
+    assert f"crossfront {name}" in " ".join(answer.out.split("Usage:")[1].split("\n", 1)[1].split())
+
+
+@pytest.mark.parametrize("arguments", [["nope"], ["adc"], ["adc", "--bits", "x"], ["cost", "--no"]])
+def test_wrong_usage_is_a_mistake_without_a_traceback(run: Run, arguments: list[str]) -> None:
+    answer = run(*arguments)
+    assert answer.code == 2
+    assert answer.out == ""
+    assert "Traceback" not in answer.err
+    assert "Usage:" in answer.err
+
+
+# list, adc, cost.
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("networks", NETWORKS),
+        ("datasets", dataset_names()),
+        ("methods", METHOD_CONFIGS),
+        ("presets", preset_names()),
+        ("laws", ADC_LAWS),
+        ("encodings", ["differential", "offset", "flipped"]),
+    ],
+)
+def test_list_prints_names_line_by_line_or_as_json(run: Run, what: str, names: Any) -> None:
+    assert run("list", what).out.split("\n") == [*names, ""]
+    assert run("list", what, "--json").json == list(names)
+
+
+def test_list_of_something_else_names_what_there_is(run: Run) -> None:
+    assert "'shoes'; allowed: networks, datasets" in one_line(run("list", "shoes"))
+
+
+@pytest.mark.parametrize("law", ADC_LAWS)
+def test_adc_json_has_exactly_the_documented_keys(run: Run, law: str) -> None:
+    found = run("adc", "--law", law, "--bits", 6, "--json").json
+    assert set(found) == {
+        "law",
+        "bits",
+        "rate_hz",
+        "node_nm",
+        "energy_j",
+        "area_m2",
+        "extrapolated",
+        "source",
+    }
+    expected = ADC_LAWS[law].cost(6, 1.28e9, 32e-9)
+    assert (found["law"], found["bits"], found["node_nm"]) == (law, 6, 32.0)
+    assert (found["energy_j"], found["area_m2"]) == (expected.energy_j, expected.area_m2)
+
+
+def test_adc_says_when_it_extrapolates(run: Run) -> None:
+    assert run("adc", "--bits", 2, "--json").json["extrapolated"] is True
+    assert "(extrapolated)" in run("adc", "--bits", 2).out
+    assert "(extrapolated)" not in run("adc", "--bits", 8).out
+
+
+def test_cost_json_has_exactly_the_documented_keys(run: Run) -> None:
+    found = run("cost", "--network", "lenet5", "--nonzeros", 5, "--json").json
+    assert set(found) == {
+        "network",
+        "law",
+        "policy",
+        "extrapolated",
+        "layers",
+        "totals",
+        "tree",
+        "dense",
+        "ratio",
+    }
+    for layer in found["layers"]:
+        assert set(layer) == {
+            "name",
+            "crossbars",
+            "wordlines",
+            "bitlines",
+            "adc_bits",
+            "adc_bits_per_slice",
+            "conversions",
+        }
+        assert max(layer["adc_bits_per_slice"]) == layer["adc_bits"] == 4
+    assert set(found["totals"]) == set(found["dense"]) == TOTALS
+    assert set(found["ratio"]) == {"adc_area", "adc_power", "area", "power", "energy"}
+
+
+def leaves(node: dict[str, Any]) -> list[dict[str, Any]]:
+    if not node["children"]:
+        return [node]
+    return [leaf for child in node["children"] for leaf in leaves(child)]
+
+
+def test_cost_totals_are_sums_and_ratios_quotients(run: Run) -> None:
+    found = run("cost", "--network", "mlp", "--nonzeros", 5, "--json").json
+    totals, dense = found["totals"], found["dense"]
+    for key in ("area_m2", "power_w", "energy_j"):
+        assert sum(leaf[key] for leaf in leaves(found["tree"])) == pytest.approx(totals[key])
+    assert sum(layer["crossbars"] for layer in found["layers"]) == totals["crossbars"]
+    for name, key in (
+        ("adc_area", "adc_area_m2"),
+        ("adc_power", "adc_power_w"),
+        ("area", "area_m2"),
+        ("power", "power_w"),
+        ("energy", "energy_j"),
+    ):
+        assert found["ratio"][name] == pytest.approx(dense[key] / totals[key])
+        assert found["ratio"][name] > 1
+    unpruned = run("cost", "--network", "mlp", "--json").json
+    assert set(unpruned["ratio"].values()) == {1.0}
+    assert unpruned["totals"] == dense
+
+
+def test_cost_takes_sizes_law_and_policy(run: Run) -> None:
+    arguments = ["--wordlines", 64, "--bitlines", 256, "--law", "pow2", "--policy", "chip_max"]
+    found = run("cost", "--network", "mlp", "--image", "3x8X8", *arguments, "--json").json
+    assert (found["law"], found["policy"]) == ("pow2", "chip_max")
+    assert {(layer["wordlines"], layer["bitlines"]) for layer in found["layers"]} == {(64, 256)}
+
+
+def test_peak_of_isaac_is_its_nameplate(run: Run) -> None:
+    """ISAAC-CE, ISCA 2016, Table I: 330 mW and 0.372 mm2 a tile, 65.8 W and 85.4 mm2 a chip."""
+    found = run("cost", "--preset", "isaac", "--peak", "--json").json
+    published = {
+        "ima": (0.0241, 0.0131e-6),
+        "tile": (0.330, 0.372e-6),
+        "tiles": (55.4, 62.5e-6),
+        "chip": (65.8, 85.4e-6),
+    }
+    for level, (power_w, area_m2) in published.items():
+        assert set(found[level]) == {"power_w", "area_m2"}
+        assert found[level]["power_w"] == pytest.approx(power_w, rel=2e-3)
+        assert found[level]["area_m2"] == pytest.approx(area_m2, rel=2e-3)
+
+
+@pytest.mark.xfail(strict=True, reason="the nameplate replaces the cost instead of joining it")
+def test_peak_adds_to_the_json_of_cost(run: Run) -> None:
+    """The design: `cost --preset isaac --peak` adds "ima", "tile", "tiles", "chip"."""
+    plain = run("cost", "--preset", "isaac", "--json").json
+    assert set(plain) <= set(run("cost", "--preset", "isaac", "--peak", "--json").json)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--peak"], ["--peak", "--adc-bits", 5]])
+def test_cost_is_printed_for_people(run: Run, arguments: list[object]) -> None:
+    answer = run("cost", *arguments)
+    assert answer.code == 0
+    assert "{" not in answer.out
+    assert answer.err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["adc", "--bits", 0], "ADC bits is 0"),
+        (["adc", "--bits", 99], "ADC bits is 99"),
+        (["adc", "--bits", 4, "--law", "x"], "ADC law is 'x'; allowed: "),
+        (["adc", "--bits", 4, "--rate", -1], "rate_hz is -1.0"),
+        (["adc", "--bits", 4, "--node", 0], "node_m is 0.0"),
+        (["cost", "--network", "nope"], "unknown network 'nope'; allowed: "),
+        (["cost", "--network", "nomodule:f"], "cannot be imported"),
+        (["cost", "--image", "28x28"], "--image is '28x28'; allowed: channels x height x width"),
+        (["cost", "--image", "1x0x28"], "--image is '1x0x28'"),
+        (["cost", "--nonzeros", 0], "nonzeros is 0"),
+        (["cost", "--nonzeros", 200], "200 non-zeros per segment; allowed: 1 to 128"),
+        (["cost", "--wordlines", 0], "wordlines is 0"),
+        (["cost", "--bitlines", 2], "bitlines is 2; one output needs 8"),
+        (["cost", "--preset", "nope"], "preset is 'nope'; allowed: isaac"),
+        (["cost", "--policy", "x"], "ADC policy is 'x'; allowed: layer, chip_max"),
+        (["cost", "--provisioning", "x"], "provisioning is 'x'"),
+        (["cost", "--peak", "--adc-bits", 99], "ADC bits is 99"),
+        (["cost", "nofolder"], "nofolder"),
+        (["verify", "nofolder"], "nofolder"),
+        (["compress", "no.toml", "--to", "out"], "config 'no.toml' cannot be read"),
+        (["search", "no.toml"], "config 'no.toml' cannot be read"),
+        (["resume", "x"], "no study 'x' in 'studies'; studies there: none"),
+        (["pareto", "x"], "no study 'x'"),
+        (["pareto", "x", "--json"], "no study 'x'"),
+        (["export", "x", "--to", "out"], "no study 'x'"),
+        (["ui", "x"], "no study 'x'"),
+    ],
+)
+def test_mistake_is_one_line_on_standard_error(
+    run: Run, arguments: list[object], message: str
+) -> None:
+    assert message in one_line(run(*arguments))
+
+
+@pytest.mark.xfail(strict=True, reason="torch warns of empty weights before it refuses the image")
+def test_image_too_small_for_the_network_is_one_line(run: Run) -> None:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        message = one_line(run("cost", "--image", "1x3x3"))
+    assert "does not fit images of 1x3x3" in message
+    assert warned == []
+
+
+# search and resume, up to the point where a study would start.
+
+TINY = '[network]\nname = "mlp"\n[data]\ntest_count = 100\n'
+
+
+def write(text: str, name: str = "tiny.toml") -> Path:
+    Path(name).write_text(text, encoding="utf-8")
+    return Path(name)
+
+
+def test_shown_configuration_loads_back(run: Run, tmp_path: Path) -> None:
+    write(TINY)
+    answer = run("search", "tiny.toml", "--show-config", "--max-trials", 7, "--name", "n")
+    assert answer.code == 0
+    assert answer.err == ""
+    shown = tomllib.loads(answer.out)
+    assert (shown["study"]["trials"], shown["study"]["name"]) == (7, "n")
+    expected = load_config(Path("tiny.toml"), {"study": {"trials": 7, "name": "n"}})
+    assert read_config(shown) == expected
+    write(answer.out, "again.toml")
+    assert run("search", "again.toml", "--show-config").out == answer.out
+    assert not (tmp_path / "studies").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("[stdy]", [], "config: unknown key 'stdy'; nearest allowed: 'study'"),
+        ("[study", [], "is not TOML"),
+        ("", ["--max-trials", 0], "study.trials is 0"),
+        ("", ["--workers", 0], "ray.workers is 0"),
+        ("", ["--time-budget", -1], "study.time_budget_s is -1.0"),
+        ("", ["--name", "a/b"], "study.name is 'a/b'"),
+        ("[network]\nname = 'nope'", [], "unknown network 'nope'"),
+        ("[network]\nname = 'mlp'\narguments = {wide = 3}", [], "refused its arguments"),
+        ("[data]\nname = 'nope'", [], "unknown data set 'nope'"),
+        ("[data]\nname = 'parquet'\npath = 'nope'", [], "nope does not exist"),
+        ("[train]\ndevice = 'abacus'", [], "train.device is 'abacus'"),
+        ("[space]\ncell_bits = [9]", [], "cell_bits is 9; allowed: an integer from 1 to 8"),
+        ("[space]\nwordlines = [0, 64]", [], "space.wordlines contains 0"),
+        ("[space.layers.fc7]", [], "space.layers names 'fc7'; the network's layers: "),
+        (TINY, ["--storage", "tiny.toml"], "storage 'tiny.toml' cannot be written"),
+        (TINY, ["--tracking-uri", "http://127.0.0.1:1"], "http://127.0.0.1:1 cannot be reached"),
+    ],
+)
+def test_mistake_in_a_study_leaves_no_study(
+    run: Run, tmp_path: Path, text: str, options: list[object], message: str
+) -> None:
+    write(text)
+    assert message in one_line(run("search", "tiny.toml", *options))
+    assert list(tmp_path.rglob("journal.log")) == []
+
+
+@pytest.mark.xfail(strict=True, reason="the weights are first looked for when the study exists")
+def test_missing_dense_weights_leave_no_study(
+    run: Run, tmp_path: Path, empty_database: Path
+) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "mlflow.db").write_bytes(empty_database.read_bytes())
+    write('[network]\nname = "mlp"\ncheckpoint = "no.safetensors"\n[data]\ntest_count = 100\n')
+    answer = run("search", "tiny.toml")
+    assert "no.safetensors" in answer.err
+    assert answer.code == 2
+    assert list(tmp_path.rglob("journal.log")) == []
+
+
+def test_name_that_is_taken_is_refused(run: Run, study: Study) -> None:
+    write(TINY)
+    message = one_line(run("search", "tiny.toml", "--name", "tiny"))
+    assert "study 'tiny' exists in 'studies'" in message
+    assert "crossfront resume tiny" in message
+
+
+def test_study_that_is_being_run_is_not_resumed(run: Run, study: Study) -> None:
+    with study.folder.driving():
+        message = one_line(run("resume", "tiny"))
+    assert "study 'tiny' is being run by process" in message
+
+
+@pytest.mark.xfail(strict=True, reason="settings are written before the lock is taken")
+def test_study_that_is_being_run_is_not_reconfigured(run: Run, study: Study) -> None:
+    with (study.folder.path / "driver.lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        one_line(run("resume", "tiny", "--max-trials", 99))
+    assert Study.open(study.folder).config.study.trials == 12
+
+
+# pareto and export.
+
+
+def test_pareto_json_is_the_documented_one(run: Run, study: Study) -> None:
+    found = run("pareto", "tiny", "--json").json
+    assert set(found) == {
+        "study",
+        "objectives",
+        "reference",
+        "hypervolume",
+        "dense",
+        "trials",
+        "front",
+    }
+    assert [member["number"] for member in found["front"]] == [0, 1]
+    assert found["trials"] == {"complete": 4, "pruned": 0, "failed": 1, "infeasible": 0}
+    assert found["dense"]["values"]["accuracy"] == 0.9
+
+
+def test_pareto_shows_front_ratios_and_what_to_type_next(run: Run, study: Study) -> None:
+    answer = run("pareto", "tiny")
+    assert answer.code == 0
+    assert answer.err == ""
+    assert "dense" in answer.out
+    assert "crossfront export tiny --select knee --to out/" in answer.out
+    assert "ADC law sar_split, policy layer" in answer.out
+
+
+def test_pareto_finds_a_study_in_another_storage(run: Run, tmp_path: Path) -> None:
+    new_study(tmp_path / "else where", name="far")
+    answer = run("pareto", "far", "--storage", tmp_path / "else where")
+    assert answer.code == 0
+    assert "--storage" in answer.out
+    message = one_line(run("pareto", "near", "--storage", tmp_path / "else where"))
+    assert "studies there: far" in message
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_pareto_of_a_study_without_results(run: Run, tmp_path: Path, dense: bool) -> None:
+    new_study(tmp_path / "studies", dense=dense)
+    assert run("pareto", "tiny").code == 0
+    assert run("pareto", "tiny", "--json").json["front"] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("2", "trial 2 is not on the front; front members: 0, 1"),
+        ("99", "trial 99 is not on the front"),
+        ("best", "select is 'best'; allowed: knee, one of accuracy"),
+        ("accuracy>=0.99,min:area", "no front member keeps accuracy >= 0.99"),
+        ("accuracy>=x,min:area", "constraint 'accuracy>=x'"),
+        ("-1", "select is '-1'"),
+    ],
+)
+def test_export_of_nothing_is_refused(
+    run: Run, study: Study, tmp_path: Path, rule: str, message: str
+) -> None:
+    assert message in one_line(run("export", "tiny", f"--select={rule}", "--to", "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_of_an_empty_front_is_refused(run: Run, tmp_path: Path) -> None:
+    new_study(tmp_path / "studies")
+    assert "front is empty" in one_line(run("export", "tiny", "--to", "out"))
+    assert "front members: none" in one_line(run("export", "tiny", "--select=0", "--to", "out"))
+
+
+def test_export_without_its_checkpoint_names_the_file(
+    run: Run, study: Study, tmp_path: Path
+) -> None:
+    message = one_line(run("export", "tiny", "--to", "out"))
+    assert "trial-0000" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_over_something_else_is_refused(run: Run, study: Study, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    assert "holds something else" in one_line(run("export", "tiny", "--to", "out"))
+    assert (tmp_path / "out" / "thesis.tex").exists()
+
+
+# Output.
+
+
+def test_numbers_that_json_has_no_word_for_become_null(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_json({"a": [float("inf"), 1.5], "b": {"c": float("-inf")}, "d": (1, None)})
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"a": [None, 1.5], "b": {"c": None}, "d": [1, None]}
+
+
+@pytest.mark.xfail(strict=True, reason="only the infinities are replaced")
+def test_nan_becomes_null_too(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": float("nan")})
+    assert json.loads(capsys.readouterr().out) == {"a": None}

@@ -1,0 +1,65 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search.run import drop_checkpoints_off_front
+from search.study import Study
+from tests.search.fakes import Ladder, done, failed, price, try_one
+
+
+def test_only_the_front_and_running_trials_keep_their_checkpoints(study: Study) -> None:
+    for evaluation in (done(0.8, 0.5), done(0.7, 0.6), failed()):
+        number = try_one(study, evaluation)
+        study.folder.checkpoint(number).mkdir(parents=True)
+    running = study.propose(Ladder(), price)
+    assert running is not None
+    study.folder.checkpoint(running.number).mkdir()
+    checkpoints = study.folder.path / "checkpoints"
+    (checkpoints / "note.txt").touch()
+    drop_checkpoints_off_front(study)
+    assert sorted(path.name for path in checkpoints.iterdir()) == [
+        "note.txt",
+        "trial-00000",
+        f"trial-{running.number:05d}",
+    ]
+
+
+@pytest.mark.ray
+@pytest.mark.xfail(strict=True, reason="Tune changes the folder before a worker reads the path")
+def test_worker_finds_what_the_study_names_beside_itself(tmp_path: Path) -> None:
+    """A preset, like a data set, by a path relative to where the search was started."""
+    (tmp_path / "mine.toml").write_text('base = "isaac-8bit-weights"\nname = "mine"\n')
+    (tmp_path / "study.toml").write_text(
+        """
+[study]
+name = "beside"
+trials = 1
+[network]
+name = "mlp"
+arguments = { hidden = 8 }
+[hardware]
+preset = "mine.toml"
+[train]
+dense_epochs = 0
+epochs = 0
+train_count = 100
+[data]
+test_count = 50
+[ray]
+workers = 1
+"""
+    )
+    answer = subprocess.run(
+        [sys.executable, "-m", "search.cli", "search", "study.toml", "--json", "--quiet"],
+        cwd=tmp_path,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert json.loads(answer.stdout)["trials"]["complete"] == 1
