@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -167,11 +166,8 @@ def ui(
     command += ["--backend-store-uri", uri, "--workers", "1"]
     command += ["--default-artifact-root", study.folder.artifacts.as_uri()]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    try:
-        code = subprocess.run(command, env={**os.environ, **quiet}, check=False).returncode
-    except KeyboardInterrupt:
-        code = 0
-    raise typer.Exit(code)
+    # The server takes this process's place, so that whatever stops this command stops the server.
+    os.execve(sys.executable, command, {**os.environ, **quiet})
 
 
 COMMANDS = (search, resume, pareto, export, ui)
