@@ -15,6 +15,7 @@ __all__ = [
     "Leaf",
     "NameplateLevel",
     "PeakReport",
+    "gain",
     "quotient",
     "ratio",
 ]
@@ -268,12 +269,17 @@ def ratio(dense: CostReport, this: CostReport) -> dict[str, float]:
         "power": "power_w",
         "energy": "energy_j",
     }
-    gains = {}
-    for name, field in pairs.items():
-        above, below = getattr(dense.totals, field), getattr(this.totals, field)
-        nothing = 1.0 if above == 0 else math.inf
-        gains[name] = above / below if below > 0 else nothing
-    return gains
+    return {
+        name: gain(getattr(dense.totals, field), getattr(this.totals, field))
+        for name, field in pairs.items()
+    }
+
+
+def gain(before: float, after: float) -> float:
+    """How many times less `after` is: infinite where it is nothing, 1 where both are."""
+    if after > 0:
+        return before / after
+    return 1.0 if before == 0 else math.inf
 
 
 def quotient(above: float, below: float) -> float:

@@ -6,12 +6,13 @@ Every key has a default; an unknown one is an error that names the nearest.
 """
 
 import json
-import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from hwmodel.accelerator import CostModel
 from hwmodel.adc import adc_law
@@ -209,18 +210,26 @@ class StudyConfig:
         tables["method"] = {"name": self.method_name, **tables["method"]}
         return {name: _without_none(table) for name, table in tables.items()}
 
+    def unset(self) -> list[str]:
+        """Settings without a value, which `to_toml` cannot show, as `section.key`."""
+        return [
+            f"{section.name}.{key.name}"
+            for section in fields(self)
+            for key in fields(getattr(self, section.name))
+            if getattr(getattr(self, section.name), key.name) is None
+        ]
+
     def to_toml(self) -> str:
         """The configuration as a file that `load_config` reads back."""
-        parts = []
-        for name, table in self.to_json().items():
-            parts += _toml_table(name, table)
-        return "\n".join(parts).strip() + "\n"
+        return tomli_w.dumps(self.to_json())
 
 
 def load_config(
     path: str | Path | None, overrides: Mapping[str, Mapping[str, Any]] | None = None
 ) -> StudyConfig:
     """The study that a TOML file describes.
+
+    Relative paths in the file are taken from the file's own folder, and made absolute.
 
     Args:
         path: the file (None: all defaults).
@@ -237,6 +246,10 @@ def load_config(
         raise ConfigError(f"config {str(path)!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {str(path)!r} is not TOML: {error}") from None
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"{name} is {table!r}; allowed: a table, [{name}]")
+    _make_paths_absolute(tables, Path(path).resolve().parent)
     return read_config(merge_tables(tables, overrides or {}))
 
 
@@ -272,7 +285,7 @@ def _read_method(table: object) -> MethodConfig:
     if not isinstance(table, Mapping):
         raise ConfigError(f"method is {table!r}; allowed: a table")
     name = table.get("name", "tinyadc")
-    if name not in METHOD_CONFIGS:
+    if not isinstance(name, str) or name not in METHOD_CONFIGS:
         raise ConfigError(f"method.name is {name!r}; allowed: {', '.join(METHOD_CONFIGS)}")
     settings = {key: value for key, value in table.items() if key != "name"}
     return read_record(METHOD_CONFIGS[name], settings, "method")
@@ -284,18 +297,15 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def _toml_table(name: str, table: Mapping[str, Any]) -> list[str]:
-    """A table and its sub-tables as TOML lines."""
-    plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
-    inner = {key: value for key, value in table.items() if isinstance(value, dict)}
-    lines = ["", f"[{name}]"] + [f"{key} = {_toml_value(value)}" for key, value in plain.items()]
-    for key, value in inner.items():
-        if value:
-            lines += _toml_table(f"{name}.{json.dumps(key)}", value)
-    return lines
+def _make_paths_absolute(tables: dict[str, Any], folder: Path) -> None:
+    """Turns paths relative to the file's folder into absolute ones, in place.
 
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return json.dumps(value)
+    Workers and later commands run in other folders.
+    """
+    for section, key in (("data", "path"), ("data", "cache"), ("network", "checkpoint")):
+        value = tables.get(section, {}).get(key)
+        if isinstance(value, str):
+            tables[section][key] = str(folder / value)
+    preset = tables.get("hardware", {}).get("preset")
+    if isinstance(preset, str) and preset.endswith(".toml"):
+        tables["hardware"]["preset"] = str(folder / preset)

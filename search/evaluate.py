@@ -18,7 +18,7 @@ from search.config import StudyConfig
 from search.objectives import cost_values
 from spaces.candidate import Candidate
 from trainers.checkpoint import save_checkpoint
-from trainers.data import Dataset, load_dataset
+from trainers.data import Dataset, ImageSet, load_dataset
 from trainers.finalise import finalise
 from trainers.fit import accuracy, fit, resolve_device
 from trainers.integer import integer_layers
@@ -28,7 +28,15 @@ from trainers.networks import build_network
 from trainers.tracing import layer_shapes
 from trainers.weights import load_weights, save_weights
 
-__all__ = ["Evaluation", "Problem", "evaluate", "load_problem", "network_cost", "train_dense"]
+__all__ = [
+    "Evaluation",
+    "Problem",
+    "check_problem",
+    "evaluate",
+    "load_problem",
+    "network_cost",
+    "train_dense",
+]
 
 COMPLETE = "complete"
 FAILED = "failed"
@@ -81,6 +89,11 @@ class Problem:
         """The preset's own crossbar for every layer: what the dense baseline lies on."""
         return CrossbarPlan(default=self.cost_model.preset.crossbar)
 
+    def planned_dense(self) -> dict[str, float]:
+        """Worst-case costs of the dense network on the preset's own crossbar."""
+        dense = Candidate(network=self.config.network.name, method="dense", plan=self.dense_plan())
+        return self.planned_costs(dense)
+
     def planned_costs(self, candidate: Candidate) -> dict[str, float]:
         """Worst-case costs of a candidate before any training, by objective."""
         return cost_values(self.cost_model.evaluate(candidate.planned(self.shapes)))
@@ -102,6 +115,17 @@ def load_problem(config: StudyConfig) -> Problem:
         cost_model=config.hardware.cost_model(),
         device=device,
     )
+
+
+def check_problem(problem: Problem) -> None:
+    """Finds out what would only fail later: the checkpoint to start from.
+
+    Raises:
+        CheckpointError: a checkpoint that is not there, or of another network.
+    """
+    checkpoint = problem.config.network.checkpoint
+    if checkpoint is not None:
+        load_weights(problem.network(), Path(checkpoint))
 
 
 def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation:
@@ -223,7 +247,7 @@ def _finish(
     )
 
 
-def _training_images(problem: Problem) -> Any:
+def _training_images(problem: Problem) -> ImageSet:
     count = problem.config.train.train_count
     train = problem.dataset.train
     return train if count is None else train.subset(count)

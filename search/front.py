@@ -1,6 +1,5 @@
 """Fronts: which trials nothing dominates, how much they cover, and which one to take."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 import moocore
@@ -58,7 +57,9 @@ def select(points: Sequence[Values], objectives: Sequence[str], rule: str) -> in
     if ":" in rule:
         *conditions, last = [part.strip() for part in rule.split(",")]
         bounds = [parse_bound(text) for text in conditions]
-        goal = re.sub(r"^(min|max):", "", last)
+        way, _, goal = last.partition(":")
+        if goal in OBJECTIVES and way != direction(goal)[:3]:
+            raise ConfigError(f"select is {rule!r}; allowed: {direction(goal)[:3]}:{goal}")
     if goal not in OBJECTIVES or any(bound.relative for bound in bounds):
         raise ConfigError(
             f"select is {rule!r}; allowed: knee, one of {', '.join(OBJECTIVES)}, or for example "

@@ -46,7 +46,7 @@ class Bound:
     def text(self) -> str:
         """As it is written."""
         sign = "<=" if self.at_most else ">="
-        return f"{self.objective} {sign} {self.limit:g}{'x' if self.relative else ''}"
+        return f"{self.objective} {sign} {self.limit!r}{'x' if self.relative else ''}"
 
     def violation(self, values: Mapping[str, float], dense: Mapping[str, float]) -> float:
         """By how much the values break the bound, relative to it; 0 or less where they keep it."""

@@ -2,12 +2,14 @@
 
 import html
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from hwmodel.cost_report import gain
 from search.objectives import COSTS, direction
 from search.study import Study, candidate_of, status, values
 from search.tracking import mirrored_runs
@@ -40,7 +42,7 @@ def display_name(objective: str) -> str:
 
 def ratios(dense: dict[str, float], found: dict[str, float]) -> dict[str, float]:
     """How many times less a trial costs than the dense network, by cost."""
-    return {name: dense[name] / found[name] if found[name] else float("inf") for name in COSTS}
+    return {name: gain(dense[name], found[name]) for name in COSTS}
 
 
 def pareto_json(study: Study) -> dict[str, Any]:
@@ -177,13 +179,15 @@ def _page(study: Study, plots: list[str]) -> str:
     law = html.escape(study.config.hardware.law)
     preset = html.escape(study.config.hardware.preset)
     name = html.escape(study.folder.name)
+    storage = html.escape(shlex.quote(str(study.folder.storage)))
     counts = ", ".join(f"{count} {what}" for what, count in study.counts().items())
     columns = ["accuracy", *COSTS]
     head = "".join(f"<th>{html.escape(display_name(c))}</th>" for c in columns)
     rows = "".join(
         f"<tr><td>{t.number}</td>"
         + "".join(f"<td>{display_value(c, values(t)[c])}</td>" for c in columns)
-        + f"<td><code>crossfront export {name} --select {t.number} --to out/</code></td></tr>"
+        + f"<td><code>crossfront export {name} --storage {storage} --select {t.number} --to out/"
+        "</code></td></tr>"
         for t in study.front()
     )
     return f"""<!doctype html>

@@ -4,10 +4,11 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hwmodel.errors import StudyError
+from hwmodel.errors import CrossfrontError, StudyError
 from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.report import write_report, write_tables
@@ -68,7 +69,11 @@ class Outcome:
     """Whether MLflow has everything."""
 
 
-def run_study(study: Study, display: Display | None = None) -> Outcome:
+def run_study(
+    study: Study,
+    display: Display | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Outcome:
     """Drives a study until its budget is spent, it is interrupted, or its time is up.
 
     Whatever happens, every finished trial stays in the study; calling this again goes on.
@@ -76,12 +81,15 @@ def run_study(study: Study, display: Display | None = None) -> Outcome:
     Args:
         study: created or opened; no other process may drive it.
         display: where to show progress.
+        overrides: settings to change for good first, such as the budget.
 
     Raises:
         CrossfrontError: what the user can mend, before anything is lost.
     """
     display = display or Silent()
     with study.folder.driving():
+        if overrides:
+            study.reconfigure(overrides)
         problem = load_problem(study.config)
         again = study.requeue_interrupted()
         if again:
@@ -164,9 +172,9 @@ def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
         torch.set_num_threads(threads)
     if dense.status == FAILED:
         raise StudyError(f"the dense baseline failed: {dense.reason}")
-    study.set_dense(dense)
-    if study.config.study.uniform_starts and not study.trials():
+    if study.config.study.uniform_starts:
         study.enqueue(make_space(problem).starts())
+    study.set_dense(dense)
     seconds = time.perf_counter() - started
     display.message(f"dense accuracy {dense.values['accuracy']:.4f} after {seconds:.0f} s")
     return seconds
@@ -174,7 +182,7 @@ def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
 
 def _search(
     study: Study, problem: Problem, mirror: MlflowMirror, display: Display
-) -> tuple[float, StudyError | None]:
+) -> tuple[float, CrossfrontError | None]:
     """Runs Ray Tune; returns the driver's own seconds, and why proposals ended early, if so."""
     _prepare_ray(local=study.config.ray.address is None)
     import ray
@@ -265,6 +273,7 @@ def _prepare_ray(*, local: bool) -> None:
     for name, value in {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from hwmodel.errors import StudyError
+from hwmodel.errors import CrossfrontError
 from search.evaluate import FAILED, Evaluation, Problem
 from search.study import Study
 from spaces.space import Space
@@ -35,9 +35,10 @@ class StudySearcher(Searcher):
         self.study = study
         self.space = space
         self.problem = problem
+        self._planned_dense = problem.planned_dense()
         self.on_change = on_change
         self.numbers: dict[str, int] = {}
-        self.error: StudyError | None = None
+        self.error: CrossfrontError | None = None
         self.seconds = 0.0
         """Time spent here: sampling, journal, tracking and display."""
 
@@ -45,8 +46,10 @@ class StudySearcher(Searcher):
         """The next candidate as a trial's configuration, or `FINISHED`."""
         started = time.perf_counter()
         try:
-            proposal = self.study.propose(self.space, self.problem.planned_costs)
-        except StudyError as error:
+            proposal = self.study.propose(
+                self.space, self.problem.planned_costs, self._planned_dense
+            )
+        except CrossfrontError as error:
             self.error = error
             proposal = None
         finally:

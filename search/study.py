@@ -10,6 +10,7 @@ A trial ends in one of these states (user attribute `status`):
 Complete and failed trials count against the budget; nothing is ever counted twice.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -103,7 +104,13 @@ class Study:
             handle = optuna.load_study(study_name=folder.name, storage=_storage(folder))
         except KeyError:
             raise StudyError(f"{folder.journal}: holds no study {folder.name!r}") from None
-        header = handle.user_attrs.get(_HEADER, {})
+        except ValueError as error:
+            raise StudyError(f"{folder.journal}: damaged ({error})") from None
+        header = handle.user_attrs.get(_HEADER)
+        if header is None:
+            raise StudyError(
+                f"study {folder.name!r} was never finished being made; delete {folder.path}"
+            )
         if header.get("format") != FORMAT:
             raise StudyError(
                 f"study {folder.name!r} has format {header.get('format')!r}; "
@@ -200,11 +207,21 @@ class Study:
             self._handle.enqueue_trial(fixed, skip_if_exists=True)
 
     def propose(
-        self, space: Space, planned_costs: Callable[[Candidate], Mapping[str, float]]
+        self,
+        space: Space,
+        planned_costs: Callable[[Candidate], Mapping[str, float]],
+        planned_dense: Mapping[str, float],
     ) -> Proposal | None:
         """The next candidate to train, or None once the budget is spent.
 
-        Candidates whose planned cost breaks a bound are recorded as infeasible on the way.
+        Candidates whose planned cost breaks a bound are recorded as infeasible on the way. Plans
+        are worst cases, so a bound relative to dense compares them with the dense plan; what a
+        trial measures is later compared with what dense measured.
+
+        Args:
+            space: where candidates come from.
+            planned_costs: prices a candidate before training.
+            planned_dense: the same for the dense network.
 
         Raises:
             StudyError: hundreds of candidates in a row break the same bound.
@@ -217,7 +234,7 @@ class Study:
             seed = trial.user_attrs.get("seed", _trial_seed(self.config.study.seed, trial.number))
             candidate = space.suggest(trial, seed)
             trial.set_user_attr("candidate", candidate.to_json())
-            violations = self._violations(planned_costs(candidate))
+            violations = self._violations(planned_costs(candidate), planned_dense)
             broken = [bound for bound, violation in violations.items() if violation > 0]
             if not broken:  # its constraints are written once, from what it measures
                 self._running[trial.number] = trial
@@ -235,14 +252,20 @@ class Study:
 
     def finish(self, number: int, evaluation: Evaluation) -> None:
         """Ends a trial with its evaluation."""
+        broken = [name for name, value in evaluation.values.items() if not math.isfinite(value)]
+        if broken:
+            reason = f"{broken[0]} is {evaluation.values[broken[0]]}; allowed: a finite number"
+            evaluation = Evaluation(status=FAILED, reason=reason, seconds=evaluation.seconds)
         trial = self._running.pop(number)
         trial.set_user_attr("evaluation", evaluation.to_json())
         if evaluation.status == FAILED:
             trial.set_user_attr("reason", evaluation.reason)
             self._end(trial, TrialState.FAIL, FAILED)
             return
-        for bound, violation in self._violations(evaluation.values).items():
-            trial.set_constraint(bound, violation)
+        known = self.trials()[number].constraints
+        for bound, violation in self._violations(evaluation.values, self._dense_values()).items():
+            if bound not in known:
+                trial.set_constraint(bound, violation)
         trial.set_user_attr("status", COMPLETE)
         self._handle.tell(trial, [evaluation.values[n] for n in self.config.study.objectives])
 
@@ -268,14 +291,19 @@ class Study:
                 attributes = {"retry_of": orphan.number}
                 if "candidate" in orphan.user_attrs:
                     attributes["seed"] = orphan.user_attrs["candidate"]["seed"]
-                self._handle.enqueue_trial(orphan.params, user_attrs=attributes)
+                elif "seed" in orphan.user_attrs:
+                    attributes["seed"] = orphan.user_attrs["seed"]
+                fixed = orphan.system_attrs.get("fixed_params", {})
+                self._handle.enqueue_trial({**fixed, **orphan.params}, user_attrs=attributes)
             self._handle.tell(orphan.number, state=TrialState.FAIL)
         return len(orphans)
 
-    def _violations(self, found: Mapping[str, float]) -> dict[str, float]:
+    def _violations(
+        self, found: Mapping[str, float], dense: Mapping[str, float]
+    ) -> dict[str, float]:
         """By how much values break each bound that they speak of, by the bound's text."""
         return {
-            bound.text: bound.violation(found, self._dense_values())
+            bound.text: bound.violation(found, dense)
             for bound in self.config.study.bounds
             if bound.objective in found
         }

@@ -14,7 +14,6 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from optuna.trial import FrozenTrial
 
@@ -65,6 +64,7 @@ class MlflowMirror:
         self.uri = tracking_uri(study)
         self._pareto: dict[int, bool] = {}
         self._runs: dict[int, str] = {}
+        self._half: dict[int, str] = {}
         self._down_until = 0.0
         self._client = _connect(self.uri)
         try:
@@ -137,7 +137,8 @@ class MlflowMirror:
         import mlflow
 
         noted = self.study.notes().get("mlflow_parent")
-        if noted is not None and noted["uri"] == self.uri:
+        store = self.study.config.mlflow.tracking_uri  # None: the storage's own, wherever it lies
+        if noted is not None and noted["uri"] == store:
             try:
                 self._client.update_run(noted["run_id"], status="RUNNING")
                 return str(noted["run_id"])
@@ -154,7 +155,7 @@ class MlflowMirror:
             },
         )
         run_id = str(run.info.run_id)
-        self.study.note("mlflow_parent", {"uri": self.uri, "run_id": run_id})
+        self.study.note("mlflow_parent", {"uri": store, "run_id": run_id})
         return run_id
 
     def _find_runs(self) -> None:
@@ -176,9 +177,12 @@ class MlflowMirror:
                 return
 
     def _mirror(self, trial: FrozenTrial) -> None:
-        """Writes one ended trial as a child run."""
+        """Writes one ended trial as a child run; what an earlier attempt left half done goes."""
         import mlflow
 
+        if trial.number in self._half:
+            self._client.delete_run(self._half[trial.number])
+            del self._half[trial.number]
         outcome = status(trial)
         tags = {
             _PARENT_TAG: self.parent,
@@ -196,6 +200,7 @@ class MlflowMirror:
             tags=tags,
         )
         run_id = run.info.run_id
+        self._half[trial.number] = run_id
         evaluation = trial.user_attrs.get("evaluation", {})
         metrics = _metrics(evaluation.get("values", {}))
         if evaluation.get("adc_bits"):
@@ -210,6 +215,7 @@ class MlflowMirror:
         )
         ending = {COMPLETE: "FINISHED", FAILED: "FAILED"}.get(outcome, "KILLED")
         self._client.set_terminated(run_id, ending, end_time=_ms(trial.datetime_complete))
+        del self._half[trial.number]
         self._runs[trial.number] = run_id
         self._pareto[trial.number] = False
         self.study.note(f"run.{trial.number}", run_id)
@@ -257,7 +263,7 @@ def _connect(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    if urlparse(uri).scheme in ("http", "https"):
+    if uri.startswith(("http://", "https://")):
         try:
             with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
                 pass

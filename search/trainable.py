@@ -18,8 +18,6 @@ __all__ = ["CandidateTrainable"]
 class CandidateTrainable(tune.Trainable):
     """Evaluates candidates; the actor and the data it loaded are reused between trials."""
 
-    problem: Problem
-
     def setup(self, config: dict[str, Any], study: dict[str, Any] | None = None) -> None:
         """Loads the study's problem once per actor.
 
@@ -30,10 +28,14 @@ class CandidateTrainable(tune.Trainable):
         import torch
 
         assert study is not None
-        settings = read_config(study["config"])
-        torch.set_num_threads(settings.train.threads)
         self.folder = StudyFolder(Path(study["storage"]), study["name"])
-        self.problem = load_problem(settings)
+        self.problem: Problem | None = None
+        try:
+            settings = read_config(study["config"])
+            torch.set_num_threads(settings.train.threads)
+            self.problem = load_problem(settings)
+        except Exception as error:  # every trial will say why it could not begin
+            self.broken = _reason(error)
 
     def step(self) -> dict[str, Any]:
         """One whole evaluation; an unforeseen error fails this trial alone, with its reason."""
@@ -41,15 +43,15 @@ class CandidateTrainable(tune.Trainable):
 
         number = int(self.config["number"])
         candidate = Candidate.from_json(self.config["candidate"])
+        if self.problem is None:
+            evaluation = Evaluation(status=FAILED, reason=f"the worker: {self.broken}")
+            return {"evaluation": json.dumps(evaluation.to_json()), "done": True}
         try:
             evaluation = evaluate(
                 self.problem, candidate, self.folder.dense_weights, self.folder.checkpoint(number)
             )
         except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{Path(where.filename).name}:{where.lineno}"
-            reason = f"{type(error).__name__} at {place}: {' '.join(str(error).split())}"
-            evaluation = Evaluation(status=FAILED, reason=reason)
+            evaluation = Evaluation(status=FAILED, reason=_reason(error))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return {"evaluation": json.dumps(evaluation.to_json()), "done": True}
@@ -58,3 +60,10 @@ class CandidateTrainable(tune.Trainable):
         """Takes the next candidate; nothing of the last one is kept but data."""
         self.config = new_config
         return True
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line, with the place that raised it."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name}:{where.lineno}"
+    return f"{type(error).__name__} at {place}: {' '.join(str(error).split())}"

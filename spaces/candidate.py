@@ -37,7 +37,9 @@ class LayerSetting:
             share = getattr(self, name)
             if not 0 < share <= 1:
                 raise SpecError(f"{name} is {share!r}; allowed: above 0, up to 1")
-        if self.nonzeros is not None and self.nonzeros < 1:
+            object.__setattr__(self, name, float(share))
+        count = self.nonzeros
+        if count is not None and (type(count) is not int or count < 1):
             raise SpecError(
                 f"nonzeros is {self.nonzeros}; allowed: 1 or more, or none for no bound"
             )

@@ -18,6 +18,9 @@ __all__ = ["JointSpace", "LayerSpace", "SpaceConfig"]
 
 _Choice = TypeVar("_Choice", int, float)
 
+DEFAULT_NONZEROS = (1, 2, 5, 10, 21, 42)
+"""The most that 2- to 7-bit ADCs read with 2-bit cells and a 1-bit DAC."""
+
 FIRST_LAYER_NONZEROS = 5
 """The first layer, whose few weights see the image itself, is not bounded below this by default."""
 
@@ -39,9 +42,8 @@ class SpaceConfig:
         ConfigError: an empty or unordered list, or a value out of range.
     """
 
-    nonzeros: tuple[int, ...] = (1, 2, 5, 10, 21, 42)
-    """Non-zero weights per bitline segment. The defaults are the most that 2- to 7-bit ADCs read
-    with 2-bit cells; choices above a candidate's wordlines mean no bound."""
+    nonzeros: tuple[int, ...] = DEFAULT_NONZEROS
+    """Non-zero weights per bitline segment; choices above a candidate's wordlines mean no bound."""
     kept_filters: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """Shares of a layer's outputs. The last layer's outputs are the classes and all stay."""
     kept_shapes: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
@@ -62,6 +64,9 @@ class SpaceConfig:
             raise ConfigError(f"space.crossbars is {self.crossbars!r}; allowed: global, per-layer")
         for name in ("wordlines", "bitlines", "cell_bits", "dac_bits"):
             _check_choices(f"space.{name}", getattr(self, name), low=1)
+        if self.nonzeros == DEFAULT_NONZEROS:  # nobody chose these, so the low ones do
+            fitting = tuple(n for n in DEFAULT_NONZEROS if n <= max(self.wordlines))
+            object.__setattr__(self, "nonzeros", fitting)
         self._check_strengths("space", self)
         for layer, choices in self.layers.items():
             self._check_strengths(f"space.layers.{layer}", choices)
@@ -122,16 +127,15 @@ class JointSpace:
     def suggest(self, trial: Suggester, seed: int) -> Candidate:
         """The candidate that a trial's parameters mean."""
         config = self.config
-        cells = replace(
-            self.base,
-            cell_bits=_pick(trial, "cell_bits", config.cell_bits),
-            dac_bits=_pick(trial, "dac_bits", config.dac_bits),
-        )
+        cells = {
+            "cell_bits": _pick(trial, "cell_bits", config.cell_bits),
+            "dac_bits": _pick(trial, "dac_bits", config.dac_bits),
+        }
         if config.crossbars == "global":
             plan = CrossbarPlan(default=self._sized(trial, "", cells))
         else:
             sized = {name: self._sized(trial, f"{name}.", cells) for name in self.shapes}
-            plan = CrossbarPlan(default=cells, per_layer=sized)
+            plan = CrossbarPlan(default=next(iter(sized.values())), per_layer=sized)
         return Candidate(
             network=self.network,
             method=self.method,
@@ -141,7 +145,7 @@ class JointSpace:
         )
 
     def starts(self) -> list[dict[str, Any]]:
-        """Uniform strengths on the base crossbar, from the mildest to strong."""
+        """The same step of every layer's choices, mildest first, on the base's own crossbar."""
         config, base = self.config, self.base
         sizes = {
             name: _nearest(getattr(config, name), getattr(base, name))
@@ -171,15 +175,17 @@ class JointSpace:
             kept_filters=own.kept_filters or filters,
         )
 
-    def _sized(self, trial: Suggester, prefix: str, cells: CrossbarSpec) -> CrossbarSpec:
+    def _sized(self, trial: Suggester, prefix: str, cells: Mapping[str, int]) -> CrossbarSpec:
+        """A crossbar whose size is suggested; all at once, since widths and cells must fit."""
         return replace(
-            cells,
+            self.base,
+            **cells,  # type: ignore[arg-type]
             wordlines=_pick(trial, f"{prefix}wordlines", self.config.wordlines),
             bitlines=_pick(trial, f"{prefix}bitlines", self.config.bitlines),
         )
 
     def _setting(self, trial: Suggester, name: str, spec: CrossbarSpec) -> LayerSetting:
-        """One layer's strength; shares that keep the same crossbars become the same candidate."""
+        """One layer's strength; what bounds or removes nothing is written as such."""
         shape, choices = self.shapes[name], self._choices[name]
         nonzeros = _pick(trial, f"{name}.nonzeros", choices.nonzeros or ())
         rows = _pick(trial, f"{name}.kept_shapes", choices.kept_shapes or ())
@@ -197,7 +203,7 @@ class JointSpace:
 
 
 class _Uniform:
-    """A suggester of the same strength in every layer; it records the parameters.
+    """A suggester of the same step in every layer's choices; it records the parameters.
 
     Structured shares alternate with the strength: every second one keeps about half.
     """

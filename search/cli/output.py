@@ -1,6 +1,7 @@
 """What the commands print: tables for people, JSON for programs, messages on standard error."""
 
 import json
+import math
 import sys
 import time
 from typing import Any
@@ -212,6 +213,6 @@ def _finite(content: Any) -> Any:
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
-    if isinstance(content, float) and content in (float("inf"), float("-inf")):
+    if isinstance(content, float) and not math.isfinite(content):
         return None
     return content

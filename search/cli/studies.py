@@ -19,7 +19,10 @@ Storage = Annotated[Path, typer.Option(help="Folder of all studies.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option(help="No progress.")]
 MaxTrials = Annotated[int | None, typer.Option(help="Candidates to evaluate.")]
-TimeBudget = Annotated[float | None, typer.Option(help="Seconds after which no trial starts.")]
+TimeBudget = Annotated[
+    float | None, typer.Option(help="Seconds to search; trials under way are queued again.")
+]
+TrackingUri = Annotated[str | None, typer.Option(help="An MLflow server or database.")]
 Workers = Annotated[int | None, typer.Option(help="Trials at a time.")]
 
 _STUDIES = Path("studies")
@@ -33,7 +36,7 @@ def search(
     workers: Workers = None,
     storage: Storage = _STUDIES,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="An MLflow server or database.")] = None,
+    tracking_uri: TrackingUri = None,
     quiet: Quiet = False,
     show_config: Annotated[bool, typer.Option(help="Print every setting and stop.")] = False,
     as_json: Json = False,
@@ -50,17 +53,21 @@ def search(
     settings = load_config(config, overrides)
     if show_config:
         print(settings.to_toml(), end="")
+        for setting in settings.unset():
+            print(f"# not set: {setting}")
         return
-    from search.evaluate import load_problem
+    from search.evaluate import check_problem, load_problem
     from search.run import make_space
     from search.study import Study
     from search.tracking import check_tracking
 
     folder = StudyFolder(storage, settings.study.name)
     if not folder.exists:  # what is wrong is better known before there is a study
-        make_space(load_problem(settings))
+        problem = load_problem(settings)
+        make_space(problem)
+        check_problem(problem)
         check_tracking(settings.mlflow.tracking_uri)
-    _drive(Study.create(folder, settings), quiet=quiet, as_json=as_json)
+    _drive(Study.create(folder, settings), {}, quiet=quiet, as_json=as_json)
 
 
 def resume(
@@ -69,6 +76,7 @@ def resume(
     time_budget: TimeBudget = None,
     workers: Workers = None,
     storage: Storage = _STUDIES,
+    tracking_uri: TrackingUri = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -80,10 +88,9 @@ def resume(
     overrides = {
         "study": _given(trials=max_trials, time_budget_s=time_budget),
         "ray": _given(workers=workers),
+        "mlflow": _given(tracking_uri=tracking_uri),
     }
-    if any(overrides.values()):
-        study.reconfigure(overrides)
-    _drive(study, quiet=quiet, as_json=as_json)
+    _drive(study, overrides, quiet=quiet, as_json=as_json)
 
 
 def pareto(
@@ -173,7 +180,9 @@ def ui(
 COMMANDS = (search, resume, pareto, export, ui)
 
 
-def _drive(study: "Study", *, quiet: bool, as_json: bool) -> None:
+def _drive(
+    study: "Study", overrides: dict[str, dict[str, Any]], *, quiet: bool, as_json: bool
+) -> None:
     """Runs a study to its end and prints what came of it; exit code 1 if it was cut short."""
     from search.cli.output import StudyDisplay, print_json, print_summary, say
     from search.report import pareto_json
@@ -181,7 +190,7 @@ def _drive(study: "Study", *, quiet: bool, as_json: bool) -> None:
 
     display = StudyDisplay(quiet=quiet)
     try:
-        outcome = run_study(study, display)
+        outcome = run_study(study, display, {k: v for k, v in overrides.items() if v})
     finally:
         display.close()
     if as_json:
@@ -194,6 +203,8 @@ def _drive(study: "Study", *, quiet: bool, as_json: bool) -> None:
             f"interrupted after {spent} of {budget} trials; go on with: "
             f"crossfront resume {study.folder.name}"
         )
+        raise typer.Exit(1)
+    if study.spent and not study.counts()["complete"]:
         raise typer.Exit(1)
 
 

@@ -157,7 +157,6 @@ def test_rule_that_is_none_is_refused(rule: str) -> None:
         select(FRONT, NAMES, rule)
 
 
-@pytest.mark.xfail(strict=True, reason="the goal's min or max is dropped unread")
 @pytest.mark.parametrize("rule", ["max:area", "min:accuracy", "accuracy>=0.5,max:power"])
 def test_goal_against_the_objective_is_refused(rule: str) -> None:
     with pytest.raises(ConfigError):

@@ -91,7 +91,6 @@ def test_violation_is_relative_to_the_bound(text: str, value: float, violation: 
     assert found == pytest.approx(violation)
 
 
-@pytest.mark.xfail(strict=True, reason="`text` keeps six digits, and names the constraint")
 def test_text_of_a_bound_keeps_all_its_digits() -> None:
     bound = parse_bound("accuracy >= 0.87654321")
     assert parse_bound(bound.text) == bound

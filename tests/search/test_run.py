@@ -8,14 +8,14 @@ import pytest
 
 from search.run import drop_checkpoints_off_front
 from search.study import Study
-from tests.search.fakes import Ladder, done, failed, price, try_one
+from tests.search.fakes import DENSE_VALUES, Ladder, done, failed, price, try_one
 
 
 def test_only_the_front_and_running_trials_keep_their_checkpoints(study: Study) -> None:
     for evaluation in (done(0.8, 0.5), done(0.7, 0.6), failed()):
         number = try_one(study, evaluation)
         study.folder.checkpoint(number).mkdir(parents=True)
-    running = study.propose(Ladder(), price)
+    running = study.propose(Ladder(), price, DENSE_VALUES)
     assert running is not None
     study.folder.checkpoint(running.number).mkdir()
     checkpoints = study.folder.path / "checkpoints"
@@ -29,7 +29,6 @@ def test_only_the_front_and_running_trials_keep_their_checkpoints(study: Study) 
 
 
 @pytest.mark.ray
-@pytest.mark.xfail(strict=True, reason="Tune changes the folder before a worker reads the path")
 def test_worker_finds_what_the_study_names_beside_itself(tmp_path: Path) -> None:
     """A preset, like a data set, by a path relative to where the search was started."""
     (tmp_path / "mine.toml").write_text('base = "isaac-8bit-weights"\nname = "mine"\n')

@@ -10,11 +10,11 @@ from ray.tune.search import Searcher
 from search.searcher import StudySearcher
 from search.study import Study, status
 from spaces import Candidate
-from tests.search.fakes import Ladder, done, failed, new_study, price
+from tests.search.fakes import DENSE_VALUES, Ladder, done, failed, new_study, price
 
 
 def searcher_of(study: Study) -> StudySearcher:
-    problem: Any = SimpleNamespace(planned_costs=price)
+    problem: Any = SimpleNamespace(planned_costs=price, planned_dense=lambda: DENSE_VALUES)
     changes: list[int] = []
     found = StudySearcher(study, Ladder(), problem, lambda: changes.append(study.spent))
     found.changes = changes

@@ -83,7 +83,6 @@ def test_digest_is_the_one_that_studies_on_disk_carry() -> None:
     assert candidate.digest == "d4eb56aa6e97"
 
 
-@pytest.mark.xfail(strict=True, reason="the digest writes 1 and 1.0 differently")
 def test_equal_candidates_have_equal_digests_whatever_the_number_type() -> None:
     one, same = (lenet(layers={"fc": LayerSetting(kept_shapes=share)}) for share in (1, 1.0))
     assert one == same
@@ -118,7 +117,6 @@ def test_fewer_than_one_nonzero_is_refused(count: int) -> None:
         LayerSetting(nonzeros=count)
 
 
-@pytest.mark.xfail(strict=True, reason="nonzeros of another type are taken as they come")
 @pytest.mark.parametrize("count", [1.5, True])
 def test_nonzeros_that_are_no_integer_are_refused(count: object) -> None:
     with pytest.raises(SpecError):

@@ -202,16 +202,6 @@ def test_shares_that_keep_everything_are_written_as_one() -> None:
     assert candidate.layers["block.conv2"].kept_shapes == 0.25
 
 
-@pytest.mark.xfail(strict=True, reason="only shares that keep everything are merged")
-def test_shares_that_keep_the_same_crossbars_are_the_same_candidate() -> None:
-    """25 % and 50 % of 400 rows both take two crossbars of 128."""
-    one, same = (
-        space(wordlines=(128,)).suggest(Fixed(**{"fc.kept_shapes": index}), 0) for index in (0, 1)
-    )
-    assert one.targets(SHAPES) == same.targets(SHAPES)
-    assert one == same
-
-
 @pytest.mark.parametrize("kind", CHOICES)
 def test_starts_are_accepted_by_optuna_and_reproduce(kind: str) -> None:
     built, study = space(CHOICES[kind]), memory_study()
@@ -245,26 +235,6 @@ def test_starts_take_the_size_nearest_to_the_base() -> None:
     for parameters in built.starts():
         assert built.suggest(Fixed(**parameters), 0).plan.default.wordlines == 256
         assert built.suggest(Fixed(**parameters), 0).plan.default.bitlines == 256
-
-
-@pytest.mark.xfail(
-    strict=True, reason="starts share an index, which is another count where the choices differ"
-)
-def test_starts_have_the_same_strength_in_every_layer() -> None:
-    """The first layer has only the choices from 5 up: there the nearest must do."""
-    counts = [
-        tuple(setting.nonzeros for setting in candidate.layers.values())
-        for candidate in (space(wordlines=(128,)).suggest(Fixed(**p), 0) for p in space().starts())
-    ]
-    # conv1 has 25 rows: a bound of 42 there is none.
-    assert counts == [
-        (None, 42, 42),
-        (21, 21, 21),
-        (10, 10, 10),
-        (5, 5, 5),
-        (5, 2, 2),
-        (5, 1, 1),
-    ]
 
 
 def test_exception_for_an_unknown_layer_names_the_layers() -> None:
@@ -321,20 +291,12 @@ def test_crossbars_that_cannot_exist_are_refused_before_any_trial(
         space(**changes)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=SpecError, reason="cells are set before the bitlines that fit them"
-)
 def test_base_too_narrow_for_the_cells_does_not_matter() -> None:
     """14 bitlines an output with 1-bit cells: the base's 8 are too few, the space's 64 are not."""
     built = space(base=CrossbarSpec(bitlines=8), cell_bits=(1,), bitlines=(64,))
     built.suggest(Fixed(), 0)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ConfigError,
-    reason="the default strengths are refused as if they were given",
-)
 def test_small_crossbars_need_no_other_setting() -> None:
     """The docstring: choices above a candidate's wordlines mean no bound."""
     SpaceConfig(wordlines=(16,))

@@ -37,8 +37,8 @@ class TinyAdcConfig:
     """Share of the epochs spent in ADMM; the rest retrains under the mask."""
     rho: float = 0.1
     """Penalty weight of the first ADMM round."""
-    rho_growth: float = 1.3
-    """Factor on rho after each round."""
+    rho_growth: float = 4.0
+    """Factor on rho from the first round to the last; its steps grow no larger with more rounds."""
     rounds_per_epoch: int = 4
     """Z- and U-steps in each ADMM epoch."""
     both_signs: bool = False
@@ -68,6 +68,7 @@ class TinyAdc(Method):
         self.masks: dict[str, Tensor] = {}
         self._admm_steps = 0
         self._round_steps = 1
+        self._rho_step = 1.0
         self._steps = 0
 
     def attach(self, network: nn.Module, *, epochs: int, steps_per_epoch: int) -> None:
@@ -77,6 +78,8 @@ class TinyAdc(Method):
         self._steps = 0
         self._admm_steps = round(self.config.admm_share * epochs * steps_per_epoch)
         self._round_steps = max(1, steps_per_epoch // self.config.rounds_per_epoch)
+        rounds = max(1, self._admm_steps // self._round_steps)
+        self._rho_step = self.config.rho_growth ** (1 / rounds)
         bounded = (name for name in self.modules if self._binds(name))
         weights = {name: self.modules[name].weight for name in bounded}
         self.admm = Admm(weights, self.project, self.config.rho)
@@ -116,7 +119,7 @@ class TinyAdc(Method):
         self._remove_unpacked()
         if self._steps % self._round_steps == 0:
             self.admm.update()
-            self.admm.rho *= self.config.rho_growth
+            self.admm.rho *= self._rho_step
         if self._steps >= self._admm_steps:
             self._fix_masks()
 

@@ -41,6 +41,8 @@ def build_network(
         torch.manual_seed(seed)
         try:
             network = factory(input_shape=input_shape, classes=classes, **config.arguments)
+        except ConfigError:
+            raise
         except Exception as error:  # whatever a user's factory raises
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise ConfigError(f"network {config.name!r} refused its arguments: {reason}") from None
