@@ -28,10 +28,14 @@ _AXES = {
 """Objective to its label, the factor from SI and the unit that people read."""
 
 
+def display_number(objective: str, value: float) -> str:
+    """A value in the unit of `display_name`, without the unit."""
+    return f"{value:.4f}" if objective == "accuracy" else f"{value * _AXES[objective][1]:.4g}"
+
+
 def display_value(objective: str, value: float) -> str:
     """A value as people read it, such as `0.0123 mm2`."""
-    _, factor, unit = _AXES[objective]
-    return f"{value:.4f}" if objective == "accuracy" else f"{value * factor:.4g} {unit}"
+    return f"{display_number(objective, value)} {_AXES[objective][2]}".rstrip()
 
 
 def display_name(objective: str) -> str:
@@ -185,7 +189,7 @@ def _page(study: Study, plots: list[str]) -> str:
     head = "".join(f"<th>{html.escape(display_name(c))}</th>" for c in columns)
     rows = "".join(
         f"<tr><td>{t.number}</td>"
-        + "".join(f"<td>{display_value(c, values(t)[c])}</td>" for c in columns)
+        + "".join(f"<td>{display_number(c, values(t)[c])}</td>" for c in columns)
         + f"<td><code>crossfront export {name} --storage {storage} --select {t.number} --to out/"
         "</code></td></tr>"
         for t in study.front()

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from search.objectives import COSTS
-from search.report import display_name, display_value, ratios
+from search.report import display_name, display_number, display_value, ratios
 from search.run import Outcome
 from search.study import Study, candidate_of, values
 
@@ -97,7 +97,7 @@ def front_table(study: Study) -> Table:
         found, spec = values(trial), candidate_of(trial).plan.default
         table.add_row(
             str(trial.number),
-            *[display_value(name, found[name]).split(" ")[0] for name in shown],
+            *[display_number(name, found[name]) for name in shown],
             f"{spec.wordlines}x{spec.bitlines}",
             _bits(trial.user_attrs["evaluation"]["adc_bits"]),
         )
@@ -106,7 +106,7 @@ def front_table(study: Study) -> Table:
         table.add_section()
         table.add_row(
             "dense",
-            *[display_value(name, dense.values[name]).split(" ")[0] for name in shown],
+            *[display_number(name, dense.values[name]) for name in shown],
             "",
             _bits(dense.adc_bits),
         )
