@@ -1,0 +1,139 @@
+"""Evaluations of a tiny network on a few of the embedded images."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
+from hwmodel.errors import CheckpointError
+from search.config import read_config
+from search.evaluate import (
+    COMPLETE,
+    FAILED,
+    Evaluation,
+    Problem,
+    check_problem,
+    evaluate,
+    load_problem,
+    train_dense,
+)
+from search.objectives import COSTS
+from spaces.candidate import Candidate, LayerSetting
+from trainers.checkpoint import load_checkpoint
+from trainers.integer import integer_layers
+
+TABLES: dict[str, dict[str, Any]] = {
+    "network": {"name": "mlp", "arguments": {"hidden": 24}},
+    "train": {"dense_epochs": 1, "epochs": 1, "train_count": 640, "calibration_count": 128},
+    "data": {"test_count": 100},
+}
+
+
+def problem_of(**overrides: Mapping[str, Any]) -> Problem:
+    tables = {name: {**TABLES.get(name, {}), **own} for name, own in overrides.items()}
+    return load_problem(read_config({**TABLES, **tables}))
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> tuple[Problem, Path, Evaluation]:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("dense")
+    problem = problem_of()
+    found = train_dense(problem, folder / "dense.safetensors", folder / "dense")
+    return problem, folder / "dense.safetensors", found
+
+
+def candidate(nonzeros: int = 5, **layers: LayerSetting) -> Candidate:
+    settings = {name: LayerSetting(nonzeros=nonzeros) for name in ("fc1", "fc2")}
+    return Candidate(
+        network="mlp",
+        method="tinyadc",
+        plan=CrossbarPlan(default=CrossbarSpec(wordlines=128, bitlines=64)),
+        layers={**settings, **layers},
+        seed=3,
+    )
+
+
+def test_dense_baseline_knows_every_objective(dense: tuple[Problem, Path, Evaluation]) -> None:
+    _, weights, found = dense
+    assert found.status == COMPLETE
+    assert set(found.values) == {"accuracy", *COSTS}
+    assert found.values["accuracy"] > 0.2  # ten classes
+    assert weights.exists()
+    assert not weights.with_suffix(".training").exists()
+
+
+def test_candidate_is_measured_as_the_integer_network_that_is_saved(
+    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
+) -> None:
+    problem, weights, baseline = dense
+    found = evaluate(problem, candidate(nonzeros=5), weights, tmp_path / "one")
+    assert found.status == COMPLETE, found.reason
+    assert max(found.adc_bits.values()) <= 4  # 5 non-zeros of 2-bit cells
+    assert found.values["adc_area"] < baseline.values["adc_area"]
+    stored = load_checkpoint(tmp_path / "one")
+    assert stored.manifest["accuracy"] == found.values["accuracy"]
+    assert stored.manifest["cost"]["totals"]["area_m2"] == found.values["area"]
+    layers = integer_layers(stored.network)
+    assert {n: layer.certify().adc_bits for n, layer in layers.items()} == dict(found.adc_bits)
+
+
+def test_measured_costs_never_exceed_the_plan(
+    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
+) -> None:
+    problem, weights, _ = dense
+    strict = candidate(nonzeros=2, fc1=LayerSetting(nonzeros=10, kept_shapes=0.5))
+    found = evaluate(problem, strict, weights, tmp_path / "one")
+    planned = problem.planned_costs(strict)
+    assert all(found.values[name] <= planned[name] * (1 + 1e-9) for name in COSTS)
+
+
+def test_same_seed_gives_the_same_evaluation(
+    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
+) -> None:
+    problem, weights, _ = dense
+    first, again = (evaluate(problem, candidate(), weights, tmp_path / n) for n in ("a", "b"))
+    assert first.values == again.values
+    assert first.adc_bits == again.adc_bits
+
+
+def test_diverging_candidate_fails_with_its_reason_and_leaves_no_checkpoint(
+    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
+) -> None:
+    problem, weights, _ = dense
+    train = replace(problem.config.train, prune_learning_rate=1e9)
+    wild = replace(problem, config=replace(problem.config, train=train))
+    found = evaluate(wild, candidate(), weights, tmp_path / "one")
+    assert found.status == FAILED
+    assert "loss is" in found.reason
+    assert not (tmp_path / "one").exists()
+
+
+def test_evaluation_survives_json() -> None:
+    found = Evaluation(status=COMPLETE, values={"accuracy": 0.5}, adc_bits={"a": 3})
+    assert Evaluation.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_baseline_can_come_from_a_file(
+    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
+) -> None:
+    _, weights, baseline = dense
+    given = problem_of(network={"checkpoint": str(weights)})
+    check_problem(given)
+    found = train_dense(given, tmp_path / "w.safetensors", tmp_path / "dense")
+    assert found.values == baseline.values
+    assert found.seconds["train"] == 0.0
+
+
+def test_baseline_of_another_network_is_found_out_before_anything_starts(
+    dense: tuple[Problem, Path, Evaluation],
+) -> None:
+    _, weights, _ = dense
+    other = problem_of(network={"arguments": {"hidden": 30}, "checkpoint": str(weights)})
+    with pytest.raises(CheckpointError, match=r"fc1\.weight.* has shape \(24, 784\)"):
+        check_problem(other)
