@@ -6,7 +6,23 @@ quick to load.
 """
 
 from hwmodel.accelerator import POLICIES, PROVISIONINGS, CostModel
-from hwmodel.adc import ADC_LAWS, AdcCost, AdcLaw, LinearLaw, Pow2Law, SarSplitLaw, adc_law
+from hwmodel.adc import (
+    ADC_LAWS,
+    AdcCost,
+    AdcLaw,
+    BoundLaw,
+    FloorCheck,
+    ImcCapLaw,
+    LinearLaw,
+    Pow2Law,
+    SaberiLaw,
+    SarSplitLaw,
+    SenseAmpLaw,
+    SurveyLaw,
+    TableLaw,
+    adc_law,
+    check_floor,
+)
 from hwmodel.components import Component, Preset, load_preset, preset_names
 from hwmodel.cost_report import (
     CostNode,
@@ -55,6 +71,7 @@ __all__ = [
     "PROVISIONINGS",
     "AdcCost",
     "AdcLaw",
+    "BoundLaw",
     "CertificateError",
     "CheckpointError",
     "Component",
@@ -69,6 +86,8 @@ __all__ = [
     "CrossfrontError",
     "DataError",
     "DivergedError",
+    "FloorCheck",
+    "ImcCapLaw",
     "LayerCost",
     "LayerShape",
     "LinearLaw",
@@ -79,12 +98,17 @@ __all__ = [
     "PeakReport",
     "Pow2Law",
     "Preset",
+    "SaberiLaw",
     "SarSplitLaw",
+    "SenseAmpLaw",
     "SignEncoding",
     "SpecError",
     "StudyError",
+    "SurveyLaw",
+    "TableLaw",
     "TrackingError",
     "adc_law",
+    "check_floor",
     "crossbar_count",
     "largest_lossless_count",
     "load_preset",

@@ -21,6 +21,7 @@ NEEDS_TORCH = (
 SEEN_BY_TRAINERS = ("hwmodel.crossbar", "hwmodel.errors", "hwmodel.geometry", *NEEDS_TORCH)
 """All else in hwmodel is its cost side."""
 HOMES = {
+    "matplotlib": ("search.pictures",),
     "mlflow": ("search",),
     "onnx": ("trainers.export",),
     "onnxscript": ("trainers.export",),
@@ -229,6 +230,7 @@ FRONT = "from hwmodel.accelerator import CostModel\nfrom hwmodel.crossbar import
         ("trainers.fit", "if TYPE_CHECKING:\n    import optuna"),
         ("spaces.space", "if TYPE_CHECKING:\n    import ray"),
         ("hwmodel.adc.base", "import plotly.graph_objects as go"),
+        ("search.report", "import matplotlib.pyplot as plt"),
         ("spaces.space", "from mlflow.tracking import MlflowClient"),
         ("hwmodel", "from hwmodel.certificate import certify"),
         ("hwmodel.geometry", "import torch"),
@@ -248,6 +250,7 @@ def test_forbidden_import_is_caught(module: str, source: str) -> None:
     ("module", "source"),
     [
         ("search.cli.cost", "from hwmodel import CostModel\nimport hwmodel, trainers.fit, spaces"),
+        ("search.pictures", "def f():\n    from matplotlib.figure import Figure"),
         ("search.study", "import optuna, ray.tune, mlflow\nfrom plotly import graph_objects"),
         ("spaces.space", "if TYPE_CHECKING:\n    from optuna.trial import BaseTrial"),
         ("spaces.space", "if typing.TYPE_CHECKING:\n    import optuna"),

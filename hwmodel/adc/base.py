@@ -33,9 +33,11 @@ class AdcCost:
     area_m2: float
     """Area of one converter, square metres."""
     extrapolated: bool
-    """Whether the resolution lies outside the points that the law rests on."""
+    """Whether resolution or rate lies outside the points that the law rests on."""
     source: str
     """Where the law comes from."""
+    validity: str
+    """The range in which the source supports the law, and what is assumed within it."""
 
     @property
     def power_w(self) -> float:
@@ -56,11 +58,17 @@ class AdcLaw(Protocol):
         """Paper, section and fit behind the law."""
         ...
 
+    @property
+    def validity(self) -> str:
+        """The range in which the source supports the law, and what is assumed within it."""
+        ...
+
     def cost(self, bits: int, rate_hz: float, node_m: float) -> AdcCost:
         """The converter of `bits`, at `rate_hz` conversions per second, at node `node_m` metres.
 
         Raises:
-            OutOfRangeError: fewer than one bit, or a rate or node that is not positive.
+            OutOfRangeError: fewer than one bit, a rate or node that is not positive, or a converter
+                that the law refuses to guess.
         """
         ...
 

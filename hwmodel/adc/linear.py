@@ -32,6 +32,12 @@ class LinearLaw:
         "N/8 of the energy and all of the area of ISAAC's 8-bit converter (PUMA, ASPLOS 2019)"
     )
 
+    @property
+    def validity(self) -> str:
+        """The resolutions and the node of the anchor, and what is assumed around it."""
+        low, high = self.known_bits
+        return f"{low}-{high} bits (assumed) at 32 nm, any rate; linear in the node (assumed)"
+
     def cost(self, bits: int, rate_hz: float, node_m: float) -> AdcCost:
         """The converter of `bits`; linear in the node `node_m` (metres, assumed).
 
@@ -50,4 +56,5 @@ class LinearLaw:
             area_m2=self.anchor_area_m2 * shrink,
             extrapolated=not low <= bits <= high,
             source=self.source,
+            validity=self.validity,
         )

@@ -33,6 +33,12 @@ class Pow2Law:
         "2^N through ISAAC's 8-bit converter (ISCA 2016; default rule of the hwcomponents library)"
     )
 
+    @property
+    def validity(self) -> str:
+        """The resolutions and the node of the anchor, and what is assumed around it."""
+        low, high = self.known_bits
+        return f"{low}-{high} bits (assumed) at 32 nm, any rate; linear in the node (assumed)"
+
     def cost(self, bits: int, rate_hz: float, node_m: float) -> AdcCost:
         """The converter of `bits`; linear in the node `node_m` (metres, assumed).
 
@@ -51,4 +57,5 @@ class Pow2Law:
             area_m2=self.anchor_area_m2 * ratio,
             extrapolated=not low <= bits <= high,
             source=self.source,
+            validity=self.validity,
         )

@@ -47,6 +47,12 @@ class SarSplitLaw:
         "(ISAAC, ISCA 2016; Saberi, TCAS-I 2011; Kull, JSSC 2013)"
     )
 
+    @property
+    def validity(self) -> str:
+        """The tabulated resolutions, and what carries the law beyond them."""
+        low, high = self.known_bits
+        return f"{low}-{high} bits at 32 nm, any rate; powers of the node (assumed)"
+
     def cost(self, bits: int, rate_hz: float, node_m: float) -> AdcCost:
         """The converter of `bits` at node `node_m` (metres); the rate does not change it.
 
@@ -67,4 +73,5 @@ class SarSplitLaw:
             area_m2=area_m2 * shrink**self.area_node_exponent,
             extrapolated=not low <= bits <= high,
             source=self.source,
+            validity=self.validity,
         )

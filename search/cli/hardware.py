@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hwmodel.adc.base import MAX_ADC_BITS
 from hwmodel.errors import ConfigError
 
 if TYPE_CHECKING:
     from hwmodel.accelerator import CostModel
+    from hwmodel.adc import AdcCost
     from hwmodel.geometry import LayerShape, MappedLayer
 
 __all__ = ["COMMANDS"]
@@ -66,39 +68,73 @@ def cost(
         _print_cost(content)
 
 
+def _bits(text: str) -> range:
+    """The resolutions of `8` or `1..10`; a single one is for the law to judge.
+
+    Raises:
+        typer.BadParameter: neither an integer nor a range of possible resolutions.
+    """
+    first, dots, last = text.partition("..")
+    try:
+        low = int(first)
+        high = int(last) if dots else low
+    except ValueError:
+        low, high = 1, 0
+    if low > high or (dots and not 1 <= low <= high <= MAX_ADC_BITS):
+        raise typer.BadParameter(
+            f"{text!r}; allowed: an integer, or a range a..b from 1 to {MAX_ADC_BITS}"
+        )
+    return range(low, high + 1)
+
+
 def adc(
-    bits: Annotated[int, typer.Option(help="Resolution.")],
-    law: Law = "sar_split",
+    bits: Annotated[
+        range, typer.Option(parser=_bits, metavar="N|A..B", help="Resolution, or a range.")
+    ],
+    law: Annotated[
+        str,
+        typer.Option(
+            help="See 'crossfront list laws'; table:FILE.csv, bound or all. Options follow a '+': "
+            "sense_amp; survey also extrapolate, monotone."
+        ),
+    ] = "sar_split",
     rate: Annotated[float, typer.Option(help="Conversions per second.")] = 1.28e9,
     node: Annotated[float, typer.Option(help="Technology node in nm.")] = 32.0,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves: FILE.svg or .png.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Price one converter: crossfront adc --law sar_split --bits 4."""
-    from hwmodel.adc import adc_law
-    from search.cli.output import print_json
+    """Price converters: crossfront adc --bits 4, or crossfront adc --law all --bits 1..10."""
+    from search.cli.converters import ask, choose_laws, cost_json, print_costs
+    from search.cli.output import print_json, say
+    from search.pictures import adc_curves
 
-    found = adc_law(law).cost(bits, rate, node * 1e-9)
-    content = {
-        "law": found.law,
-        "bits": found.bits,
-        "rate_hz": found.rate_hz,
-        "node_nm": node,
-        "energy_j": found.energy_j,
-        "area_m2": found.area_m2,
-        "extrapolated": found.extrapolated,
-        "source": found.source,
-    }
+    laws = choose_laws(law)
+    costs, refusals = ask(laws, bits, rate, node * 1e-9)
+    if plot is not None:
+        adc_curves(laws, bits, rate, node * 1e-9, plot)
+        say(f"wrote {plot}")
+    several = len(laws) * len(bits) > 1
     if as_json:
-        print_json(content)
-        return
-    note = " (extrapolated)" if found.extrapolated else ""
-    print(
-        f"{law}, {bits} bits, {node:g} nm: {found.energy_j * 1e12:.4g} pJ per conversion, "
-        f"{found.area_m2 * 1e12:.4g} um2{note}\n{found.source}"
-    )
+        for refusal in refusals:
+            say(f"left out: {refusal}")
+        content = [cost_json(cost, node) for cost in costs]
+        print_json(content if several else content[0])
+    elif several:
+        print_costs(laws, bits, costs)
+    else:
+        _print_adc(costs[0], node)
 
 
 COMMANDS = (cost, adc)
+
+
+def _print_adc(found: "AdcCost", node_nm: float) -> None:
+    note = " (extrapolated)" if found.extrapolated else ""
+    print(
+        f"{found.law}, {found.bits} bits, {node_nm:g} nm: {found.energy_j * 1e12:.4g} pJ per "
+        f"conversion, {found.area_m2 * 1e12:.4g} um2{note}\n"
+        f"{found.source}\nvalid for {found.validity}"
+    )
 
 
 def _print_peak(model: "CostModel", preset: str, adc_bits: int | None, as_json: bool) -> None:

@@ -207,7 +207,7 @@ def test_doubling_the_crossbars_doubles_the_leaves() -> None:
 
 
 @settings(max_examples=30)
-@given(bits=st.integers(1, 15), law=st.sampled_from(sorted(ADC_LAWS)))
+@given(bits=st.integers(1, 15), law=st.sampled_from(sorted(set(ADC_LAWS) - {"survey"})))
 def test_costs_grow_with_adc_bits(bits: int, law: str) -> None:
     model = CostModel(SMALL, adc_law(law))
     small, large = (model.evaluate([with_bits(layer(), b)]).totals for b in (bits, bits + 1))

@@ -77,7 +77,10 @@ def load(folder: Path, text: str, **overrides: Any) -> StudyConfig:
         ("[space.layers.fc]\nnonzero = [1]", "space.layers.fc: unknown key 'nonzero'; nearest"),
         ("[space.layers.fc]\nnonzeros = [0]", "space.layers.fc.nonzeros contains 0"),
         ("[space]\nlayers = ['fc']", "space.layers is ['fc']; allowed: a table"),
-        ("[hardware]\nlaw = 'guess'", "ADC law is 'guess'; allowed: linear, pow2, sar_split"),
+        (
+            "[hardware]\nlaw = 'guess'",
+            "ADC law is 'guess'; allowed: imc_cap, linear, pow2, saberi, sar_split, survey",
+        ),
         ("[hardware]\npreset = 'isac'", "preset is 'isac'; allowed: isaac, isaac-8bit-weights"),
         ("[hardware]\npreset = 'no.toml'", "no.toml' cannot be read"),
         ("[hardware]\npolicy = 'max'", "ADC policy is 'max'; allowed: layer, chip_max"),

@@ -39,6 +39,9 @@ TOTALS = {
 }
 
 
+ADC = {"law", "bits", "rate_hz", "node_nm", "energy_j", "area_m2", "extrapolated", "source"}
+
+
 class Answer(NamedTuple):
     """How a command ended, and what it printed."""
 
@@ -149,16 +152,7 @@ def test_list_of_something_else_names_what_there_is(run: Run) -> None:
 @pytest.mark.parametrize("law", ADC_LAWS)
 def test_adc_json_has_exactly_the_documented_keys(run: Run, law: str) -> None:
     found = run("adc", "--law", law, "--bits", 6, "--json").json
-    assert set(found) == {
-        "law",
-        "bits",
-        "rate_hz",
-        "node_nm",
-        "energy_j",
-        "area_m2",
-        "extrapolated",
-        "source",
-    }
+    assert set(found) == ADC
     expected = ADC_LAWS[law].cost(6, 1.28e9, 32e-9)
     assert (found["law"], found["bits"], found["node_nm"]) == (law, 6, 32.0)
     assert (found["energy_j"], found["area_m2"]) == (expected.energy_j, expected.area_m2)
@@ -168,6 +162,78 @@ def test_adc_says_when_it_extrapolates(run: Run) -> None:
     assert run("adc", "--bits", 2, "--json").json["extrapolated"] is True
     assert "(extrapolated)" in run("adc", "--bits", 2).out
     assert "(extrapolated)" not in run("adc", "--bits", 8).out
+
+
+def test_adc_says_where_a_law_is_valid(run: Run) -> None:
+    assert "valid for 4-10 bits" in run("adc", "--bits", 8).out
+
+
+def test_adc_puts_all_laws_side_by_side(run: Run) -> None:
+    answer = run("adc", "--law", "all", "--bits", "1..10")
+    for name in (*ADC_LAWS, "bound"):
+        assert f" {name} " in answer.out
+        assert f"\n{name}: " in answer.out
+    rows = [line.split("│")[1:-1] for line in answer.out.split("\n") if line.startswith("│")]
+    energies, areas = rows[:10], rows[10:]
+    assert [row[0].strip() for row in energies] == [str(bits) for bits in range(1, 11)]
+    columns = [*ADC_LAWS, "bound"]
+    cell = dict(zip(columns, energies[0][1:], strict=True))
+    assert cell["sar_split"].strip() == "0.1957*"
+    assert cell["survey"].strip() == "-"
+    assert dict(zip(columns, energies[9][1:], strict=True))["imc_cap"].strip() == "1.659!"
+    assert dict(zip(columns[:-1], areas[7][1:], strict=True))["survey"].strip() == "6469.3"
+
+
+def test_adc_json_of_several_is_a_list_without_what_is_refused(run: Run) -> None:
+    answer = run("adc", "--law", "all", "--bits", "3..4", "--json")
+    assert all(set(found) == ADC for found in answer.json)
+    priced = [(found["law"], found["bits"]) for found in answer.json]
+    pairs = {(law, bits) for law in (*ADC_LAWS, "bound") for bits in (3, 4)}
+    assert set(priced) == pairs - {("survey", 3)}
+    assert len(priced) == len(set(priced))
+    assert answer.err.startswith("left out: ADC law survey asked for 3 bits")
+
+
+def test_adc_json_of_a_range_is_a_list_even_of_one_answer(run: Run) -> None:
+    assert [x["bits"] for x in run("adc", "--law", "survey", "--bits", "3..4", "--json").json] == [
+        4
+    ]
+
+
+def test_adc_refused_altogether_is_one_line(run: Run) -> None:
+    assert "law survey asked for 2 bits" in one_line(
+        run("adc", "--law", "survey", "--bits", "2..3")
+    )
+    assert "ADC bits is 0" in one_line(run("adc", "--law", "all", "--bits", "0"))
+    assert "ADC rate_hz is" in one_line(run("adc", "--law", "all", "--bits", "8", "--rate", "-1"))
+
+
+def test_adc_takes_options_the_floor_and_a_table(run: Run) -> None:
+    law = "survey+sense_amp+extrapolate"
+    found = run("adc", "--law", law, "--bits", 1, "--json").json
+    assert (found["law"], found["energy_j"]) == ("survey+extrapolate+sense_amp", 1.6e-15)
+    assert run("adc", "--law", "bound", "--bits", 8, "--json").json["area_m2"] == 0
+    assert "um2 per converter" not in run("adc", "--law", "bound", "--bits", "1..2").out
+    Path("mine.csv").write_text("bits,energy_j,area_m2\n4,2e-12,1e-9\n6,1e-12,1e-9\n")
+    answer = run("adc", "--law", "table:mine.csv", "--bits", 4, "--json")
+    assert answer.json["energy_j"] == 2e-12
+    assert "warning: ADC table mine.csv: not monotone: energy_j falls" in answer.err
+    assert "(line 3)" in answer.err
+
+
+@pytest.mark.parametrize("bits", ["4..", "..4", "5..2", "0..4", "1..33", "1...4", "4.5"])
+def test_adc_refuses_ranges_that_are_none(run: Run, bits: str) -> None:
+    answer = run("adc", "--bits", bits)
+    assert (answer.code, answer.out) == (2, "")
+    assert "an integer, or a range" in answer.err
+
+
+def test_adc_plots(run: Run) -> None:
+    answer = run("adc", "--law", "all", "--bits", "1..4", "--plot", "laws.svg", "--json")
+    assert answer.json
+    assert "wrote laws.svg" in answer.err
+    assert Path("laws.svg").read_text().startswith("<?xml")
+    assert "laws.txt" in one_line(run("adc", "--bits", 4, "--plot", "laws.txt"))
 
 
 def test_cost_json_has_exactly_the_documented_keys(run: Run) -> None:

@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from hwmodel.adc import ADC_LAWS, AdcLaw, BoundLaw, SurveyLaw, adc_law
+from hwmodel.errors import ConfigError
+from search.pictures import adc_curves
+
+LAWS: list[AdcLaw] = [*ADC_LAWS.values(), BoundLaw()]
+
+
+def draw(path: Path, laws: list[AdcLaw] = LAWS) -> bytes:
+    adc_curves(laws, range(1, 11), 1.28e9, 32e-9, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("file", "start"), [("laws.svg", b"<?xml"), ("laws.png", b"\x89PNG"), ("LAWS.SVG", b"<?xml")]
+)
+def test_ending_chooses_the_format(tmp_path: Path, file: str, start: bytes) -> None:
+    assert draw(tmp_path / file).startswith(start)
+
+
+def test_same_curves_make_the_same_bytes(tmp_path: Path) -> None:
+    assert draw(tmp_path / "a.svg") == draw(tmp_path / "b.svg")
+
+
+def test_every_law_is_in_the_legend(tmp_path: Path) -> None:
+    drawn = draw(tmp_path / "laws.svg").decode()
+    for law in LAWS:
+        assert f"<!-- {law.name} -->" in drawn
+
+
+def test_extrapolated_points_are_hollow_and_refused_ones_absent(tmp_path: Path) -> None:
+    hollow = b"fill: #ffffff; stroke: #1f77b4"
+    refusing = draw(tmp_path / "refusing.svg", [SurveyLaw()])
+    asked = draw(tmp_path / "asked.svg", [SurveyLaw(extrapolate=True)])
+    # Three resolutions below 4 bits in two panels, and what is drawn once a panel as the marker.
+    assert asked.count(hollow) - refusing.count(hollow) >= 6
+
+
+def test_a_law_that_answers_nothing_leaves_the_picture_empty(tmp_path: Path) -> None:
+    path = tmp_path / "empty.png"
+    adc_curves([adc_law("survey")], [1], 1.28e9, 32e-9, path)
+    assert path.stat().st_size > 0
+
+
+@pytest.mark.parametrize("file", ["laws.pdf", "laws"])
+def test_other_endings_are_refused(tmp_path: Path, file: str) -> None:
+    with pytest.raises(ConfigError, match=r"allowed: a file \.svg or \.png"):
+        draw(tmp_path / file)
+    assert not (tmp_path / file).exists()
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        draw(tmp_path / "nowhere" / "laws.svg")
