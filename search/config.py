@@ -309,3 +309,6 @@ def _make_paths_absolute(tables: dict[str, Any], folder: Path) -> None:
     preset = tables.get("hardware", {}).get("preset")
     if isinstance(preset, str) and preset.endswith(".toml"):
         tables["hardware"]["preset"] = str(folder / preset)
+    law = tables.get("hardware", {}).get("law")
+    if isinstance(law, str) and law.startswith("table:"):
+        tables["hardware"]["law"] = f"table:{folder / law.removeprefix('table:')}"
