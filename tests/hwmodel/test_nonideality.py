@@ -100,7 +100,7 @@ def test_higher_rate_keeps_the_faults_of_a_lower_one() -> None:
 
 
 def test_device_is_its_seed() -> None:
-    settings = {"stuck_on_rate": 0.01, "variation": 0.1}
+    settings: dict[str, Any] = {"stuck_on_rate": 0.01, "variation": 0.1}
     first, again, other = (
         effective_levels(LEVELS, SPEC, Nonideality(**settings, seed=seed)) for seed in (1, 1, 2)
     )
