@@ -1,7 +1,7 @@
 """The device by itself: what it refuses, what it draws, and its wires against a circuit solver."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -88,7 +88,7 @@ def test_stuck_cells_come_at_their_rates_at_the_ends_of_a_cell() -> None:
 
 @pytest.mark.parametrize(("name", "level"), [("stuck_on_rate", 3.0), ("stuck_off_rate", 0.0)])
 def test_rate_of_one_spares_no_cell(name: str, level: float) -> None:
-    cells = effective_levels(LEVELS, SPEC, Nonideality(**{name: 1.0}))
+    cells = effective_levels(LEVELS, SPEC, Nonideality(**cast("dict[str, Any]", {name: 1.0})))
     assert bool((cells == level).all())
 
 
