@@ -1,15 +1,25 @@
 """Integer products exactly as the crossbars compute them.
 
-Inputs enter `dac_bits` at a time; each segment's analog sum is read by its ADC, which clips at
-`2^adc_bits - 1`; shift-and-add joins cycles, slices, polarities and tiles. Where the certificate
-says that no reading can exceed its ADC, nothing clips and the result *is* the integer matrix
-product, so that is what is computed (the fast path; a test holds both paths against each other).
+Inputs enter `dac_bits` at a time; each segment's analog sum is read by its ADC, which rounds and
+clips at `2^adc_bits - 1`; shift-and-add joins cycles, slices, polarities and tiles. There are three
+ways to the same result:
 
-Products run in float32 where every possible sum is below 2^24, else in float64 (below 2^53):
-integers in that range are exact in any order of summation, on a CPU as on a GPU.
+* *product*: where the device is ideal and the certificate says that no reading can exceed its ADC,
+  nothing clips and the result is the integer matrix product.
+* *cut-off*: where levels are still integers (ADCs too small, stuck cells), rounding does nothing
+  and every reading that cannot exceed its ADC is linear. So the result is one integer product with
+  the levels as they are, less what the ADCs cut off on the segments that can exceed theirs.
+* *every reading*: where levels are no integers or readings are noisy, each reading is rounded on
+  its own and nothing can be joined before.
+
+Tests hold the three against each other. Products run in float32 where every possible sum is below
+2^24, else in float64 (below 2^53): integers in that range are exact in any order of summation, on a
+CPU as on a GPU. Vectors are taken in chunks, so that working memory does not grow with their
+number.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,14 +27,15 @@ from torch import Tensor
 from hwmodel.certificate import certify_bitlines
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import MappingError
-from hwmodel.mapping import MatrixLayout, to_bitlines, to_segments
+from hwmodel.mapping import MatrixLayout, from_segments, to_bitlines, to_segments
+from hwmodel.nonideality import Nonideality, effective_levels
 
 __all__ = ["CrossbarSimulator", "exact_product", "simulate"]
 
 _FLOAT32_EXACT = 1 << 24
 _FLOAT64_EXACT = 1 << 53
-_READINGS_AT_ONCE = 1 << 23
-"""Readings held in memory at a time (32 MB in float32)."""
+_READINGS_AT_ONCE = 1 << 20
+"""Readings held in memory at a time: 4 MB in float32, about what a processor caches."""
 
 
 def simulate(
@@ -34,6 +45,7 @@ def simulate(
     adc_bits: int | Sequence[int],
     *,
     layout: MatrixLayout | None = None,
+    nonideality: Nonideality | None = None,
     every_reading: bool = False,
 ) -> Tensor:
     """What the crossbars return for unsigned inputs.
@@ -44,15 +56,17 @@ def simulate(
         spec: the layer's crossbar.
         adc_bits: resolution of all bit slices, or of each, least significant first.
         layout: what is left of the layer after structured pruning (default: all of it).
-        every_reading: simulate each ADC reading even where nothing can clip.
+        nonideality: the device (default: ideal).
+        every_reading: simulate each ADC reading even where there is a shorter way.
 
     Returns:
-        int64 `[groups, vectors, packed outputs]`: exact where `adc_bits` is certified.
+        int64 `[groups, vectors, packed outputs]`: exact where `adc_bits` is certified and the
+        device ideal.
 
     Raises:
         MappingError: inputs of the wrong shape or range, or weights that cannot be stored.
     """
-    simulator = CrossbarSimulator(weight_q, spec, adc_bits, layout=layout)
+    simulator = CrossbarSimulator(weight_q, spec, adc_bits, layout=layout, nonideality=nonideality)
     return simulator(inputs_q, every_reading=every_reading)
 
 
@@ -72,11 +86,19 @@ def exact_product(inputs_q: Tensor, matrix_q: Tensor, input_limit: int) -> Tenso
 class CrossbarSimulator:
     """One layer's programmed crossbars.
 
+    Read noise goes on from call to call, as time does; a new simulator of the same seed starts it
+    again.
+
+    A segment that stores nothing but zeros is never converted (`segments_per_slice` of the
+    certificate does not pay for it), so stuck cells, leakage and noise do not reach the result
+    there. The unit bitline of flipped encoding counts its inputs ideally.
+
     Args:
         weight_q: integer weights `[outputs, inputs, ...]`.
         spec: the layer's crossbar.
         adc_bits: resolution of all bit slices, or of each, least significant first.
         layout: what is left of the layer (default: all of it).
+        nonideality: the device (default: ideal).
 
     Raises:
         MappingError: weights that cannot be stored, or a resolution count that is not 1 or
@@ -90,9 +112,11 @@ class CrossbarSimulator:
         adc_bits: int | Sequence[int],
         *,
         layout: MatrixLayout | None = None,
+        nonideality: Nonideality | None = None,
     ) -> None:
         layout = MatrixLayout.of(weight_q) if layout is None else layout
         self.spec = spec
+        self.nonideality = Nonideality() if nonideality is None else nonideality
         self.matrix_q = layout.pack(weight_q)
         self.stored = to_bitlines(weight_q, spec, layout)
         self.certificate = certify_bitlines(self.stored, spec)
@@ -102,63 +126,87 @@ class CrossbarSimulator:
                 f"{len(per_slice)} ADC resolutions; allowed: one, or {spec.slice_count} (per slice)"
             )
         self.adc_bits_per_slice = tuple(per_slice)
+        self._noise = self.nonideality.generator("read noise", weight_q.device)
 
     @property
     def lossless(self) -> bool:
-        """Whether no input at all can make an ADC clip."""
+        """Whether the device is ideal and no input at all can make an ADC clip."""
         needed = self.certificate.adc_bits_per_slice
-        return all(n <= has for n, has in zip(needed, self.adc_bits_per_slice, strict=True))
+        enough = all(n <= has for n, has in zip(needed, self.adc_bits_per_slice, strict=True))
+        return enough and self.nonideality.ideal
+
+    @cached_property
+    def _lines(self) -> "_Lines":
+        """The device; drawn only where the integer product is not enough."""
+        return _Lines(self)
 
     def __call__(self, inputs_q: Tensor, *, every_reading: bool = False) -> Tensor:
         """Products as in `simulate`, int64 `[groups, vectors, packed outputs]`."""
         self._check_inputs(inputs_q)
+        groups, outputs, rows = self.matrix_q.shape
+        tiles, bitlines = self.stored.levels.shape[1:3]
+        size = (groups, inputs_q.shape[1], outputs)
+        results = torch.zeros(size, dtype=torch.int64, device=inputs_q.device)
+        if results.numel() == 0 or rows == 0:
+            return results
+        work, per_vector = self._read, groups * tiles * bitlines
         if self.lossless and not every_reading:
-            return exact_product(inputs_q, self.matrix_q, self.spec.input_limit).long()
-        groups, tiles, bitlines, _ = self.stored.levels.shape
-        outputs = self.matrix_q.shape[1]
-        if tiles * bitlines == 0:
-            return inputs_q.new_zeros(groups, inputs_q.shape[1], outputs, dtype=torch.int64)
-        chunk = max(1, _READINGS_AT_ONCE // (groups * tiles * bitlines))
-        parts = [self._read(part) for part in inputs_q.split(chunk, dim=1)]
-        return torch.cat(parts, dim=1).round().long()
+            work, per_vector = self._product, groups * (rows + outputs)
+        elif self.nonideality.keeps_integers and not every_reading:
+            work = self._product_less_cut_off
+            per_vector = groups * max(rows + outputs, self._lines.most_cut_off)
+        chunk = max(1, _READINGS_AT_ONCE // per_vector)
+        chunks = zip(inputs_q.split(chunk, dim=1), results.split(chunk, dim=1), strict=True)
+        for part, result in chunks:
+            result.copy_(work(part).round())
+        return results
+
+    def _product(self, inputs_q: Tensor) -> Tensor:
+        """The integer product, `[groups, vectors, outputs]`."""
+        return exact_product(inputs_q, self.matrix_q, self.spec.input_limit)
+
+    def _product_less_cut_off(self, inputs_q: Tensor) -> Tensor:
+        """The integer product of the levels as they are, less what the ADCs cut off."""
+        spec, lines = self.spec, self._lines
+        total = exact_product(inputs_q, lines.matrix_q, spec.input_limit).double()
+        tiled = to_segments(inputs_q.int(), spec.wordlines)[..., : lines.height]
+        for (group, tile), which in lines.cut_off.items():
+            cells = lines.cells[group, tile, which].T.contiguous()  # [height, segments]
+            ceilings = lines.ceilings[group, tile, 0, which]
+            lost = cells.new_zeros(inputs_q.shape[1], len(which))
+            for cycle in range(spec.cycle_count):
+                digits = self._digits(tiled[group, tile], cycle)
+                over = (digits @ cells).sub_(ceilings).clamp_(min=0)
+                lost.add_(over, alpha=1 << (spec.dac_bits * cycle))
+            weighted = lost.double() * lines.signed[group, tile, which]
+            total[group].index_add_(1, which // spec.bitlines_per_output, weighted, alpha=-1)
+        return total
 
     def _read(self, inputs_q: Tensor) -> Tensor:
         """Sums over cycles of the digitised readings, float64 `[groups, vectors, outputs]`."""
-        spec, stored = self.spec, self.stored
-        tiled = to_segments(inputs_q.int(), spec.wordlines)  # [groups, tiles, vectors, wordlines]
-        largest = stored.levels.shape[-1] * ((1 << spec.cell_bits) - 1) * spec.digit_limit
-        dtype = _exact_dtype(largest * stored.levels.shape[1])
-        cells = stored.levels.to(dtype).transpose(2, 3)
-        ceilings, weights = self._line_constants(dtype, inputs_q.device)
-        total = torch.zeros((), dtype=torch.float64, device=inputs_q.device)
+        spec, lines = self.spec, self._lines
+        tiled = to_segments(inputs_q.int(), spec.wordlines)[..., : lines.height]
+        cells, nothing = lines.cells.transpose(2, 3), lines.ceilings.new_zeros(())
+        total = cells.new_zeros(inputs_q.shape[0], inputs_q.shape[1], cells.shape[-1])
         for cycle in range(spec.cycle_count):
-            digits = ((tiled >> (spec.dac_bits * cycle)) & spec.digit_limit).to(dtype)
-            readings = torch.minimum(digits @ cells, ceilings)
-            if stored.flipped is not None:
-                readings = self._unflip(readings, digits)
-            lines = readings.sum(dim=1).unflatten(2, (-1, spec.bitlines_per_output))
-            total = total + (lines.double() @ weights) * float(1 << (spec.dac_bits * cycle))
-        return total - spec.zero_code * inputs_q.double().sum(dim=-1, keepdim=True)
+            readings = self._digits(tiled, cycle) @ cells  # [groups, tiles, vectors, bitlines]
+            if self.nonideality.read_noise:
+                noise = torch.empty_like(readings).normal_(generator=self._noise)
+                readings.add_(noise, alpha=self.nonideality.read_noise)
+            if not self.nonideality.keeps_integers:
+                readings.round_()
+            torch.clamp(readings, nothing, lines.ceilings, out=readings)
+            if lines.flips is not None:
+                readings.mul_(lines.flips)
+            total.add_(readings.sum(dim=1), alpha=1 << (spec.dac_bits * cycle))
+        joined: Tensor = total.unflatten(2, (-1, spec.bitlines_per_output)).double() @ lines.powers
+        tile_sums = tiled.sum(dim=-1).double().transpose(1, 2)  # [groups, vectors, tiles]
+        return joined.add_(tile_sums @ lines.constants)
 
-    def _unflip(self, readings: Tensor, digits: Tensor) -> Tensor:
-        """Readings of flipped segments, corrected with the sum of their inputs (unit bitline)."""
-        assert self.stored.flipped is not None
-        limits = [self.spec.slice_limit(index) for index in range(self.spec.slice_count)]
-        per_line = readings.new_tensor(limits * self.matrix_q.shape[1])
-        corrected = per_line * digits.sum(dim=-1, keepdim=True) - readings
-        return torch.where(self.stored.flipped[:, :, None, :], corrected, readings)
-
-    def _line_constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Largest reading per bitline `[bitlines]`, and the weight of each line of an output."""
-        spec = self.spec
-        lines = self.matrix_q.shape[1] * spec.polarity_count
-        ceilings = [(1 << bits) - 1 for bits in self.adc_bits_per_slice] * lines
-        powers = [float(1 << (spec.cell_bits * index)) for index in range(spec.slice_count)]
-        signed = powers + [-power for power in powers] * (spec.polarity_count - 1)
-        return (
-            torch.tensor(ceilings, dtype=dtype, device=device),
-            torch.tensor(signed, dtype=torch.float64, device=device),
-        )
+    def _digits(self, tiled: Tensor, cycle: int) -> Tensor:
+        """What the DACs drive in one cycle, in the type of the cells."""
+        digits = (tiled >> (self.spec.dac_bits * cycle)) & self.spec.digit_limit
+        return digits.to(self._lines.cells.dtype)
 
     def _check_inputs(self, inputs_q: Tensor) -> None:
         groups, _, rows = self.matrix_q.shape
@@ -177,6 +225,83 @@ class CrossbarSimulator:
             raise MappingError(
                 f"inputs from {low} to {high}; allowed: 0 to {self.spec.input_limit}"
             )
+
+
+class _Lines:
+    """What of a layer's bitlines does not depend on the inputs.
+
+    Attributes:
+        height: wordlines that are driven in the tallest tile.
+        cells: conductances in level units `[groups, tiles, bitlines, height]`, 0 on segments that
+            are not converted; float32 or float64, whichever holds all sums of one output line.
+        ceilings: largest code `[groups, tiles, 1, bitlines]`, 0 where nothing is converted.
+        flips: 1, or -1 for a flipped segment `[groups, tiles, 1, bitlines]`; None if none can be.
+        powers: weight of each line of an output, float64 `[bitlines per output]`.
+        signed: the same per segment with its flip, float64 `[groups, tiles, bitlines]`.
+        constants: what each unit of a tile's input sum adds to an output whatever the cells hold
+            (flips, offsets), float64 `[groups, tiles, outputs]`.
+        matrix_q: the weights that the cells as they are amount to, float64
+            `[groups, outputs, rows]`; only where the cells are integers.
+        cut_off: bitlines that can exceed their ADC, int64 per (group, tile) that has any; only
+            where the cells are integers.
+    """
+
+    def __init__(self, crossbars: CrossbarSimulator) -> None:
+        spec, stored, device = crossbars.spec, crossbars.stored, crossbars.matrix_q.device
+        outputs, rows = crossbars.matrix_q.shape[1:]
+        self.height = min(spec.wordlines, rows)
+        converted = stored.levels.any(dim=-1)
+        levels = effective_levels(stored.levels, spec, crossbars.nonideality)
+        levels *= converted[..., None]
+        largest = stored.levels.shape[1] * self.height * ((1 << spec.cell_bits) - 1)
+        dtype = _exact_dtype(largest * ((1 << (spec.dac_bits * spec.cycle_count)) - 1))
+        self.cells = levels[..., : self.height].to(dtype).contiguous()
+        codes = [(1 << bits) - 1 for bits in crossbars.adc_bits_per_slice]
+        codes = codes * (outputs * spec.polarity_count)
+        ceilings = torch.tensor(codes, dtype=dtype, device=device) * converted
+        self.ceilings = ceilings[:, :, None, :]
+        powers = [float(1 << (spec.cell_bits * index)) for index in range(spec.slice_count)]
+        signed = powers + [-power for power in powers] * (spec.polarity_count - 1)
+        self.powers = torch.tensor(signed, dtype=torch.float64, device=device)
+        self._set_flips(crossbars, dtype)
+        self.cut_off: dict[tuple[int, int], Tensor] = {}
+        if crossbars.nonideality.keeps_integers and not crossbars.lossless:
+            self._set_product(levels, crossbars)
+            self._set_cut_off(spec)
+
+    @property
+    def most_cut_off(self) -> int:
+        """Most segments of one tile that can exceed their ADC."""
+        return max((len(which) for which in self.cut_off.values()), default=0)
+
+    def _set_flips(self, crossbars: CrossbarSimulator, dtype: torch.dtype) -> None:
+        """Signs and constants: a flipped segment returns its limit times the inputs, less it."""
+        spec, flipped = crossbars.spec, crossbars.stored.flipped
+        groups, outputs, _ = crossbars.matrix_q.shape
+        tiles = crossbars.stored.levels.shape[1]
+        self.flips: Tensor | None = None
+        self.signed = self.powers.repeat(outputs).expand(groups, tiles, -1)
+        self.constants = self.powers.new_full((groups, tiles, outputs), -float(spec.zero_code))
+        if flipped is None:
+            return
+        self.flips = (1 - 2 * flipped.to(dtype))[:, :, None, :]
+        self.signed = self.signed * (1 - 2 * flipped.double())
+        limits = [float(spec.slice_limit(index)) for index in range(spec.slice_count)]
+        worth = self.powers * self.powers.new_tensor(limits)
+        self.constants += flipped.double().unflatten(2, (outputs, len(worth))) @ worth
+
+    def _set_product(self, levels: Tensor, crossbars: CrossbarSimulator) -> None:
+        """The weights that the levels as they are amount to."""
+        outputs, rows = crossbars.matrix_q.shape[1:]
+        signed = levels.double() * self.signed[..., None]
+        weights = signed.unflatten(2, (outputs, len(self.powers))).sum(dim=3)
+        self.matrix_q = from_segments(weights + self.constants[..., None], rows)
+
+    def _set_cut_off(self, spec: CrossbarSpec) -> None:
+        worst = self.cells.sum(dim=-1) * spec.digit_limit
+        over = worst > self.ceilings[:, :, 0]
+        for group, tile in over.any(dim=-1).nonzero().tolist():
+            self.cut_off[group, tile] = over[group, tile].nonzero().flatten()
 
 
 def _exact_dtype(largest: int) -> torch.dtype:

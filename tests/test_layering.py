@@ -14,6 +14,7 @@ FLOORS = ("hwmodel", "trainers", "spaces", "search")
 NEEDS_TORCH = (
     "hwmodel.certificate",
     "hwmodel.mapping",
+    "hwmodel.nonideality",
     "hwmodel.simulator",
     "hwmodel.slicing",
 )

@@ -7,7 +7,8 @@ as it was. Signed activations carry a zero point `z`: with inputs `u = x / s + z
 digits and the certificate holds for them.
 """
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,13 +17,24 @@ from torch.nn import functional
 
 from hwmodel.certificate import AdcCertificate, certify
 from hwmodel.crossbar import CrossbarSpec
+from hwmodel.errors import SpecError
 from hwmodel.geometry import LayerShape, MappedLayer, unit_line_bits
 from hwmodel.mapping import MatrixLayout
+from hwmodel.nonideality import Nonideality
 from hwmodel.simulator import CrossbarSimulator, exact_product
 from trainers.quantise import ActivationRange, quantise_activations, quantise_weight
 from trainers.tracing import CrossbarModule, crossbar_modules, dense_layout
 
-__all__ = ["ConvGeometry", "CrossbarLayer", "IntegerLayer", "integer_layers", "simulate_readings"]
+__all__ = [
+    "EVERY_READING",
+    "EXACT",
+    "ConvGeometry",
+    "CrossbarLayer",
+    "IntegerLayer",
+    "Readout",
+    "integer_layers",
+    "set_readout",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +132,48 @@ class IntegerLayer:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readout:
+    """How crossbar layers come by their products; the default is the integer product.
+
+    Raises:
+        SpecError: ADC bits below 0.
+    """
+
+    every_reading: bool = False
+    """Simulate each ADC reading, even where there is a shorter way to the same bits."""
+    adc_bits: int | None = None
+    """The largest ADC that is built: promised resolutions above it are cut down to it."""
+    nonideality: Nonideality | None = None
+    """The device; None: ideal."""
+
+    def __post_init__(self) -> None:
+        if self.adc_bits is not None and self.adc_bits < 0:
+            raise SpecError(f"adc_bits is {self.adc_bits}; allowed: at least 0")
+
+    @property
+    def simulates(self) -> bool:
+        """Whether ADCs are looked at; else their certificate is taken at its word."""
+        return self != EXACT
+
+    def for_layer(self, name: str) -> "Readout":
+        """The same readout with a device of the layer's own, drawn from seed and name."""
+        if self.nonideality is None:
+            return self
+        mixed = hashlib.sha256(f"{self.nonideality.seed}/{name}".encode()).digest()
+        seed = int.from_bytes(mixed[:7], "little")
+        return replace(self, nonideality=replace(self.nonideality, seed=seed))
+
+
+EXACT = Readout()
+EVERY_READING = Readout(every_reading=True)
+
+
 class CrossbarLayer(nn.Module):
     """Runs an `IntegerLayer`; a drop-in for the layer that it was made from.
 
-    `every_reading` chooses between the integer product and the simulation of each ADC reading;
-    where the ADCs are certified both give the same bits.
+    `readout` chooses how its products come about. With the promised ADCs, where they are
+    certified, and an ideal device, every choice gives the same bits.
     """
 
     matrix_q: Tensor
@@ -137,7 +186,7 @@ class CrossbarLayer(nn.Module):
     def __init__(self, layer: IntegerLayer) -> None:
         super().__init__()
         self.layer = layer
-        self.every_reading = False
+        self._readout = EXACT
         self._simulator: CrossbarSimulator | None = None
         matrix = layer.layout.pack(layer.weight_q.int())
         code = layer.activations
@@ -148,6 +197,16 @@ class CrossbarLayer(nn.Module):
         self.register_buffer("bias", layer.bias)
         self.register_buffer("input_scale", torch.tensor(code.scale, dtype=torch.float32))
         self.register_buffer("zero_point", torch.tensor(float(code.zero_point)))
+
+    @property
+    def readout(self) -> Readout:
+        """How products come about; setting it programs a new device."""
+        return self._readout
+
+    @readout.setter
+    def readout(self, readout: Readout) -> None:
+        self._readout = readout
+        self._simulator = None
 
     def forward(self, values: Tensor) -> Tensor:
         """The layer's outputs for float inputs, as float."""
@@ -163,16 +222,20 @@ class CrossbarLayer(nn.Module):
 
     def _multiply(self, vectors: Tensor) -> Tensor:
         """Integer products, float64 `[groups, vectors, packed outputs]`."""
-        if not self.every_reading:
-            return exact_product(vectors, self.matrix_q, self.layer.spec.input_limit).double()
+        readout, layer = self._readout, self.layer
+        if not readout.simulates:
+            return exact_product(vectors, self.matrix_q, layer.spec.input_limit).double()
         if self._simulator is None:
+            promised = layer.adc_bits_per_slice
+            cap = readout.adc_bits
             self._simulator = CrossbarSimulator(
-                self.layer.weight_q.int(),
-                self.layer.spec,
-                self.layer.adc_bits_per_slice,
-                layout=self.layer.layout,
+                layer.weight_q.int(),
+                layer.spec,
+                promised if cap is None else [min(bits, cap) for bits in promised],
+                layout=layer.layout,
+                nonideality=readout.nonideality,
             )
-        return self._simulator(vectors, every_reading=True).double()
+        return self._simulator(vectors, every_reading=readout.every_reading).double()
 
     def _vectors(self, codes: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Wordline inputs `[groups, vectors, packed rows]`, and the shape of their outputs.
@@ -240,11 +303,11 @@ def install(network: nn.Module, layers: dict[str, IntegerLayer]) -> None:
         setattr(network.get_submodule(parent_name), attribute, CrossbarLayer(layers[name]))
 
 
-def simulate_readings(network: nn.Module, on: bool) -> None:
-    """Makes every crossbar layer simulate each ADC reading, or take the integer product."""
-    for module in network.modules():
+def set_readout(network: nn.Module, readout: Readout) -> None:
+    """Makes every crossbar layer come by its products in this way, each on a device of its own."""
+    for name, module in network.named_modules():
         if isinstance(module, CrossbarLayer):
-            module.every_reading = on
+            module.readout = readout.for_layer(name)
 
 
 def _layer_on(layer: IntegerLayer, device: torch.device) -> IntegerLayer:

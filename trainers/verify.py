@@ -1,6 +1,6 @@
-"""Proves an exported folder again, from its files alone."""
+"""Proves an exported folder again, from its files alone, and measures it on lossy devices."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hwmodel.errors import CertificateError, CheckpointError
+from hwmodel.nonideality import Nonideality
 from trainers.checkpoint import MANIFEST, changed_files, load_checkpoint
 from trainers.data import Batches, ImageSet
 from trainers.export import ONNX_FILE, SAMPLES_FILE, onnx_logits
 from trainers.fit import accuracy
-from trainers.integer import integer_layers, simulate_readings
+from trainers.integer import EVERY_READING, EXACT, integer_layers, set_readout
+from trainers.robustness import Robustness, robust_accuracy
 
-__all__ = ["LayerProof", "Verification", "verify_folder"]
+__all__ = ["LayerProof", "Verification", "measure_folder", "verify_folder"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,16 +130,38 @@ def verify_folder(folder: Path, *, images: int = 256) -> Verification:
     )
 
 
+def measure_folder(
+    folder: Path, nonideality: Nonideality, seeds: Sequence[int], *, images: int = 256
+) -> Robustness:
+    """Accuracy of an export on devices that are not ideal, with the ADCs that it promises.
+
+    Args:
+        folder: an export folder.
+        nonideality: the device; its seed is replaced by each of `seeds`.
+        seeds: a device each.
+        images: sample images to classify.
+
+    Raises:
+        CheckpointError: a folder that is not an export, or unreadable files.
+        MappingError: weights that the crossbars cannot even store.
+        SpecError: no seed.
+    """
+    checkpoint = load_checkpoint(folder)
+    samples = _read_samples(folder, checkpoint.classes)
+    chosen = samples.subset(min(images, len(samples)))
+    return robust_accuracy(checkpoint.network, chosen, nonideality, seeds)
+
+
 @torch.no_grad()
 def _mismatches(network: nn.Module, images: ImageSet) -> int:
     """Images whose logits change when every ADC reading is simulated."""
     count = 0
     for batch, _ in Batches(images, 32, seed=0, device="cpu", shuffle=False).epoch(0):
-        simulate_readings(network, on=False)
+        set_readout(network, EXACT)
         expected = network(batch)
-        simulate_readings(network, on=True)
+        set_readout(network, EVERY_READING)
         count += int((network(batch) != expected).any(dim=1).sum())
-    simulate_readings(network, on=False)
+    set_readout(network, EXACT)
     return count
 
 

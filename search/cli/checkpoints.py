@@ -2,11 +2,15 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hwmodel.errors import ConfigError, CrossfrontError
+
+if TYPE_CHECKING:
+    from trainers.robustness import Robustness
+    from trainers.verify import Verification
 
 __all__ = ["COMMANDS"]
 
@@ -75,25 +79,45 @@ def verify(
     images: Annotated[
         int, typer.Option(help="Images to simulate reading by reading.", min=1)
     ] = 256,
+    faults: Annotated[
+        float | None, typer.Option(help="Share of stuck cells; 5.2 stuck on for 1 stuck off.")
+    ] = None,
+    variation: Annotated[
+        float | None, typer.Option(help="Sigma of the cells' log-normal conductance.")
+    ] = None,
+    read_noise: Annotated[
+        float | None, typer.Option(help="Noise of a reading in level units, rms.")
+    ] = None,
+    ir_drop: Annotated[
+        bool, typer.Option("--ir-drop", help="Wires of 1 ohm a cell, cells of 33 to 333 kohm.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(help="Lossy devices to draw, seeds 0, 1, ...", min=1)] = 10,
     as_json: Json = False,
 ) -> None:
-    """Prove an export again from its files alone: crossfront verify out/."""
+    """Prove an export again from its files alone: crossfront verify out/ --faults 0.001."""
+    from hwmodel.nonideality import REFERENCE_WIRE_RATIO, Nonideality
     from search.cli.output import print_json, say
-    from trainers.verify import verify_folder
+    from trainers.verify import measure_folder, verify_folder
 
+    lossy = ir_drop or any(size is not None for size in (faults, variation, read_noise))
+    # A mistake in an option is better known before the proof.
+    device = Nonideality.with_faults(
+        faults or 0.0,
+        variation=variation or 0.0,
+        read_noise=read_noise or 0.0,
+        ir_drop=REFERENCE_WIRE_RATIO if ir_drop else 0.0,
+    )
     proof = verify_folder(folder, images=images)
+    if not as_json:
+        _print_proof(proof)
+    found = None
+    if lossy and proof.ok:  # what is not proven is not worth measuring
+        found = measure_folder(folder, device, range(seeds), images=images)
     if as_json:
-        print_json(proof.to_json())
-    else:
-        for layer in proof.layers:
-            print(
-                f"{layer.name:24} {layer.adc_bits} ADC bits: largest possible reading "
-                f"{layer.worst_sum}, limit {layer.limit}"
-            )
-        print(
-            f"{proof.images} images read by read: {proof.mismatches} differ; "
-            f"accuracy {proof.accuracy:.4f}; digests {'match' if proof.digests_ok else 'DIFFER'}"
-        )
+        measured = {} if found is None else {"robustness": found.to_json()}
+        print_json({**proof.to_json(), **measured})
+    elif found is not None:
+        _print_robustness(found)
     for failure in proof.failures:
         say(f"not proven: {failure}")
     if not proof.ok:
@@ -133,6 +157,32 @@ def list_(
 
 list_.__name__ = "list"
 COMMANDS = (compress, verify, list_)
+
+
+def _print_proof(proof: "Verification") -> None:
+    for layer in proof.layers:
+        print(
+            f"{layer.name:24} {layer.adc_bits} ADC bits: largest possible reading "
+            f"{layer.worst_sum}, limit {layer.limit}"
+        )
+    print(
+        f"{proof.images} images read by read: {proof.mismatches} differ; "
+        f"accuracy {proof.accuracy:.4f}; digests {'match' if proof.digests_ok else 'DIFFER'}"
+    )
+
+
+def _print_robustness(found: "Robustness") -> None:
+    device = found.nonideality
+    said = [f"stuck on {device.stuck_on_rate:.3g}, stuck off {device.stuck_off_rate:.3g} (5.2 : 1)"]
+    said += [f"variation {device.variation:g}"] if device.variation else []
+    said += [f"read noise {device.read_noise:g} levels"] if device.read_noise else []
+    said += [f"IR drop {device.ir_drop:.3g} per segment"] if device.ir_drop else []
+    print(f"lossy devices: {', '.join(said)}")
+    print(
+        f"accuracy {found.mean:.4f}, standard deviation {found.spread:.4f} over "
+        f"{len(found.seeds)} seeds (from {min(found.per_seed):.4f} to {max(found.per_seed):.4f}) "
+        f"on {found.images} images; ideal {found.ideal:.4f}"
+    )
 
 
 def _parent(folder: Path) -> Path:

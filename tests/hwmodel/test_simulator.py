@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -11,7 +11,8 @@ from hwmodel import simulator
 from hwmodel.certificate import certify
 from hwmodel.crossbar import CrossbarSpec, SignEncoding
 from hwmodel.errors import MappingError
-from hwmodel.mapping import MatrixLayout, to_bitlines
+from hwmodel.mapping import MatrixLayout, to_bitlines, to_segments
+from hwmodel.nonideality import Nonideality, effective_levels
 from hwmodel.simulator import CrossbarSimulator, exact_product, simulate
 from tests.strategies import Layer, inputs_of, layers
 
@@ -218,18 +219,39 @@ def test_chunks_join_to_the_same_result(
         assert sizes == expected
 
 
+@pytest.mark.parametrize("every_reading", [False, True])
+@pytest.mark.parametrize("adc_bits", [2, ENOUGH_BITS])
+def test_largest_chunk_does_not_grow_with_the_vectors(
+    monkeypatch: pytest.MonkeyPatch, adc_bits: int, every_reading: bool
+) -> None:
+    monkeypatch.setattr(simulator, "_READINGS_AT_ONCE", 1000)
+    weight_q = torch.randint(-127, 128, (2, 8), generator=torch.Generator().manual_seed(3))
+    crossbars = CrossbarSimulator(weight_q, CrossbarSpec(wordlines=3), adc_bits)
+    largest = []
+    for vectors in (200, 2000):
+        with _chunks(monkeypatch) as sizes:
+            crossbars(torch.ones(1, vectors, 8), every_reading=every_reading)
+        assert sum(sizes) == vectors
+        largest.append(max(sizes))
+    per_vector = 3 * 2 * 8 if every_reading else max(8 + 2, crossbars._lines.most_cut_off)
+    assert largest == [1000 // per_vector] * 2
+
+
 @contextmanager
 def _chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Vectors of each chunk that is read."""
+    """Vectors of each chunk, whichever way its products come about."""
     sizes: list[int] = []
-    read = CrossbarSimulator._read
 
-    def record(crossbars: CrossbarSimulator, inputs_q: Tensor) -> Tensor:
-        sizes.append(inputs_q.shape[1])
-        return read(crossbars, inputs_q)
+    def recording(work: Callable[[CrossbarSimulator, Tensor], Tensor]) -> object:
+        def record(crossbars: CrossbarSimulator, inputs_q: Tensor) -> Tensor:
+            sizes.append(inputs_q.shape[1])
+            return work(crossbars, inputs_q)
+
+        return record
 
     with monkeypatch.context() as patched:
-        patched.setattr(CrossbarSimulator, "_read", record)
+        for name in ("_product", "_product_less_cut_off", "_read"):
+            patched.setattr(CrossbarSimulator, name, recording(getattr(CrossbarSimulator, name)))
         yield sizes
 
 
@@ -299,3 +321,163 @@ def test_resolutions_come_one_or_one_per_slice() -> None:
 def test_weights_that_cannot_be_stored_are_refused() -> None:
     with pytest.raises(MappingError, match="magnitude 128"):
         CrossbarSimulator(torch.tensor([[128]]), CrossbarSpec(), 8)
+
+
+# Devices that are not ideal.
+
+
+@settings(deadline=None)
+@given(layer=layers(), data=st.data(), seed=st.integers(0, 5))
+def test_device_without_defects_is_the_exact_path(
+    layer: Layer, data: st.DataObject, seed: int
+) -> None:
+    inputs_q = data.draw(inputs_of(layer), label="inputs")
+    bits = data.draw(
+        st.integers(0, 12)
+        | st.just(certify(layer.weight_q, layer.spec, layer.layout).adc_bits_per_slice)
+    )
+    for every_reading in (False, True):
+        results = [
+            simulate(
+                inputs_q,
+                layer.weight_q,
+                layer.spec,
+                bits,
+                layout=layer.layout,
+                nonideality=device,
+                every_reading=every_reading,
+            )
+            for device in (None, Nonideality(seed=seed))
+        ]
+        assert torch.equal(*results)
+
+
+@settings(deadline=None)
+@given(
+    layer=layers(),
+    data=st.data(),
+    bits=st.integers(0, 12),
+    on=st.sampled_from((0.0, 0.05, 0.5)),
+    off=st.sampled_from((0.0, 0.05, 0.5)),
+)
+def test_product_less_what_is_cut_off_is_every_reading(
+    layer: Layer, data: st.DataObject, bits: int, on: float, off: float
+) -> None:
+    inputs_q = data.draw(inputs_of(layer), label="inputs")
+    device = Nonideality(stuck_on_rate=on, stuck_off_rate=off, seed=1)
+    crossbars = CrossbarSimulator(
+        layer.weight_q, layer.spec, bits, layout=layer.layout, nonideality=device
+    )
+    assert torch.equal(crossbars(inputs_q), crossbars(inputs_q, every_reading=True))
+
+
+@settings(deadline=None, max_examples=60)
+@given(layer=layers(), data=st.data(), bits=st.integers(0, 12), leaky=st.booleans())
+def test_readings_of_a_lossy_device_are_those_of_a_plain_loop(
+    layer: Layer, data: st.DataObject, bits: int, leaky: bool
+) -> None:
+    inputs_q = data.draw(inputs_of(layer), label="inputs")
+    device = Nonideality(
+        stuck_on_rate=0.1, variation=0.2, ir_drop=1e-5, on_off_ratio=20.0 if leaky else 1e9
+    )
+    found = simulate(
+        inputs_q, layer.weight_q, layer.spec, bits, layout=layer.layout, nonideality=device
+    )
+    assert torch.equal(found, _looped(inputs_q, layer, bits, device))
+
+
+def _looped(inputs_q: Tensor, layer: Layer, bits: int, device: Nonideality) -> Tensor:
+    """Reading by reading in Python, written from the encodings and not from the simulator."""
+    spec, stored = layer.spec, to_bitlines(layer.weight_q, layer.spec, layer.layout)
+    cells = effective_levels(stored.levels, spec, device)
+    tiled = to_segments(inputs_q, spec.wordlines)
+    outputs = layer.matrix_q.shape[1]
+    result = torch.zeros(inputs_q.shape[0], inputs_q.shape[1], outputs, dtype=torch.int64)
+    for group, tile, line in torch.cartesian_prod(*map(torch.arange, cells.shape[:3])).tolist():
+        output, place = divmod(line, spec.bitlines_per_output)
+        polarity, index = divmod(place, spec.slice_count)
+        for vector in range(inputs_q.shape[1]):
+            for cycle in range(spec.cycle_count):
+                digits = (tiled[group, tile, vector] >> (spec.dac_bits * cycle)) & spec.digit_limit
+                # The same kind of product, so that float32 rounds alike near a half.
+                reading = int((digits.float() @ cells[group, tile, line]).round())
+                reading = min(max(reading, 0), 2**bits - 1)
+                if not bool(stored.levels[group, tile, line].any()):
+                    reading = 0  # never converted
+                if stored.flipped is not None and bool(stored.flipped[group, tile, line]):
+                    reading = spec.slice_limit(index) * int(digits.sum()) - reading
+                worth = (-1) ** polarity << (spec.cell_bits * index + spec.dac_bits * cycle)
+                result[group, vector, output] += worth * reading
+    return result - spec.zero_code * inputs_q.sum(dim=-1, keepdim=True)
+
+
+def test_stuck_cell_in_the_narrow_top_slice_sticks_at_the_level_of_a_cell() -> None:
+    device = Nonideality(stuck_on_rate=1.0)
+    weight_q, inputs_q = torch.tensor([[64]]), torch.ones(1, 1, 1)
+    assert int(simulate(inputs_q, weight_q, CrossbarSpec(), 8, nonideality=device)) == 3 * 64
+
+
+def test_segment_that_stores_nothing_is_not_converted() -> None:
+    device = Nonideality(stuck_on_rate=0.5, read_noise=3.0, on_off_ratio=5.0)
+    result = simulate(
+        torch.full((1, 50, 4), 255),
+        torch.zeros(3, 4, dtype=torch.int8),
+        CrossbarSpec(),
+        8,
+        nonideality=device,
+    )
+    assert not bool(result.any())
+
+
+def test_stuck_cells_beyond_the_adc_are_cut_off() -> None:
+    device = Nonideality(stuck_on_rate=1.0)
+    weight_q, inputs_q = torch.tensor([[1, 1, 1]]), torch.ones(1, 1, 3)
+    for bits, reading in ((2, 3), (3, 7), (4, 9)):
+        crossbars = CrossbarSimulator(weight_q, CrossbarSpec(), bits, nonideality=device)
+        assert not crossbars.lossless
+        assert int(crossbars(inputs_q)) == reading
+
+
+def test_read_noise_is_fresh_per_reading_and_seeded() -> None:
+    weight_q, inputs_q = torch.full((1, 8), 3), torch.ones(1, 400, 8)
+    noisy = [
+        CrossbarSimulator(
+            weight_q,
+            CrossbarSpec(input_bits=1),
+            8,
+            nonideality=Nonideality(read_noise=2, seed=seed),
+        )
+        for seed in (0, 0, 1)
+    ]
+    first, again, other = (crossbars(inputs_q) for crossbars in noisy)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, noisy[0](inputs_q))  # time goes on
+    assert len(first.unique()) > 5
+    assert float(first.double().mean()) == pytest.approx(24, abs=5 * 2 / 20)
+    assert float(first.double().std()) == pytest.approx(2, rel=0.2)
+
+
+def test_noise_below_half_a_step_is_rounded_away() -> None:
+    device = Nonideality(read_noise=0.02)
+    weight_q, inputs_q = torch.tensor([[5, -3, 7]]), torch.randint(0, 256, (1, 20, 3))
+    found = simulate(inputs_q, weight_q, CrossbarSpec(), 8, nonideality=device)
+    assert torch.equal(found, inputs_q @ weight_q.T)
+
+
+def test_faults_are_the_same_for_every_input_and_call() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight_q = torch.randint(-127, 128, (4, 30), generator=generator)
+    device = Nonideality(stuck_on_rate=0.05, variation=0.1, seed=4)
+    crossbars = CrossbarSimulator(weight_q, CrossbarSpec(wordlines=8), 8, nonideality=device)
+    inputs_q = torch.randint(0, 256, (1, 1, 30), generator=generator)
+    together = crossbars(inputs_q.expand(1, 5, 30))
+    assert torch.equal(together, crossbars(inputs_q).expand(1, 5, 4))
+
+
+def test_differential_pair_cancels_leakage_and_offset_does_not() -> None:
+    device = Nonideality(on_off_ratio=4.0)  # each cell leaks one level
+    weight_q, inputs_q = torch.tensor([[85, -85, 85]]), torch.tensor([[[1, 1, 0]]])
+    for encoding, expected in ((SignEncoding.DIFFERENTIAL, 0), (SignEncoding.OFFSET, 2 * 85)):
+        spec = CrossbarSpec(sign_encoding=encoding)
+        assert int(simulate(inputs_q, weight_q, spec, 8, nonideality=device)) == expected

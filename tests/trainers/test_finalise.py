@@ -32,7 +32,7 @@ from trainers.checkpoint import load_checkpoint, save_checkpoint
 from trainers.config import NetworkConfig
 from trainers.finalise import activation_ranges, finalise, recalibrate_batch_norm
 from trainers.fit import accuracy
-from trainers.integer import integer_layers, simulate_readings
+from trainers.integer import EVERY_READING, integer_layers, set_readout
 from trainers.method import Method, dense_targets
 from trainers.methods import TinyAdc, TinyAdcConfig
 from trainers.networks import build_network
@@ -85,7 +85,7 @@ def test_tinyadc_keeps_its_promise_on_every_crossbar(
         assert mapped.crossbars == plan.crossbars
     with torch.no_grad():
         expected = integer(as_floats(images))
-        simulate_readings(integer, on=True)
+        set_readout(integer, EVERY_READING)
         assert torch.equal(integer(as_floats(images)), expected)
 
 
@@ -304,6 +304,6 @@ def test_residual_network_goes_through_tinyadc_to_a_checkpoint_and_back(tmp_path
     with torch.no_grad():
         expected = integer(values)
         assert torch.equal(loaded(values), expected)
-        simulate_readings(loaded, on=True)
+        set_readout(loaded, EVERY_READING)
         assert torch.equal(loaded(values[:2]), expected[:2])
     assert copy.deepcopy(loaded)(values[:1]).shape == (1, CLASSES)

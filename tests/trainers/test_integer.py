@@ -26,11 +26,13 @@ from tests.trainers.toys import (
 )
 from trainers.constraints import BitlineCount, Unconstrained
 from trainers.integer import (
+    EVERY_READING,
+    EXACT,
     ConvGeometry,
     CrossbarLayer,
     IntegerLayer,
     integer_layers,
-    simulate_readings,
+    set_readout,
 )
 from trainers.method import Method
 from trainers.networks import build_network
@@ -153,7 +155,7 @@ def test_layer_is_the_integer_convolution_and_reads_it_from_certified_adcs(case:
     crossbars = CrossbarLayer(layer)
     expected, _ = exact(case, layer)
     assert torch.equal(crossbars(case.values), expected)
-    crossbars.every_reading = True
+    crossbars.readout = EVERY_READING
     assert torch.equal(crossbars(case.values), expected)
 
 
@@ -201,7 +203,7 @@ def test_one_bit_less_is_read_wrong(encoding: SignEncoding) -> None:
     short = tuple(max(0, bits - 1) for bits in layer.adc_bits_per_slice)
     crossbars = CrossbarLayer(replace(layer, adc_bits_per_slice=short))
     assert torch.equal(crossbars(values), expected)
-    crossbars.every_reading = True
+    crossbars.readout = EVERY_READING
     assert not torch.equal(crossbars(values), expected)
 
 
@@ -273,14 +275,15 @@ def test_installing_replaces_every_layer_and_readings_can_be_switched() -> None:
     network = finalised(build_network(CONV_NET, SHAPE, CLASSES), images)
     assert list(integer_layers(network)) == ["first", "grouped", "depthwise", "linear"]
     assert not any(isinstance(m, nn.Conv2d | nn.Linear) for m in network.modules())
+    crossbars = [m for m in network.modules() if isinstance(m, CrossbarLayer)]
     with torch.no_grad():
         fast = network(as_floats(images))
-        simulate_readings(network, on=True)
-        assert all(m.every_reading for m in network.modules() if isinstance(m, CrossbarLayer))
+        set_readout(network, EVERY_READING)
+        assert {m.readout for m in crossbars} == {EVERY_READING}
         slow = network(as_floats(images))
-        simulate_readings(network, on=False)
+        set_readout(network, EXACT)
     assert torch.equal(fast, slow)
-    assert not any(m.every_reading for m in network.modules() if isinstance(m, CrossbarLayer))
+    assert {m.readout for m in crossbars} == {EXACT}
 
 
 def test_layer_called_twice_is_replaced_once() -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hwmodel.errors import CheckpointError, MappingError
+from hwmodel.nonideality import Nonideality
 from tests.trainers.toys import (
     CLASSES,
     toy_fit,
@@ -28,7 +29,7 @@ from trainers.finalise import finalise
 from trainers.integer import integer_layers
 from trainers.networks import build_network
 from trainers.tracing import layer_shapes
-from trainers.verify import verify_folder
+from trainers.verify import measure_folder, verify_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 LENET = NetworkConfig(name="lenet5")
@@ -83,6 +84,16 @@ def test_json_says_what_the_proof_says(exported: Path) -> None:
     assert found["max_adc_bits"] == max(layer.adc_bits for layer in proof.layers)
     assert [layer["name"] for layer in found["layers"]] == ["conv1", "conv2", "fc1", "fc2"]
     assert (found["images"], found["mismatches"], found["failures"]) == (1, 0, [])
+
+
+def test_lossy_devices_are_measured_from_the_folder_alone(exported: Path) -> None:
+    device = Nonideality.with_faults(0.02)
+    found = measure_folder(exported, device, range(3), images=12)
+    assert (found.images, found.seeds) == (12, (0, 1, 2))
+    assert found.per_seed == measure_folder(exported, device, range(3), images=12).per_seed
+    ideal = measure_folder(exported, Nonideality(), [0], images=10_000)
+    assert ideal.images == 24
+    assert ideal.mean == ideal.ideal == read_manifest(exported)["samples"]["accuracy"]
 
 
 def test_more_images_than_samples_simulates_them_all(exported: Path) -> None:
