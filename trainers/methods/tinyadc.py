@@ -79,7 +79,7 @@ class TinyAdc(Method):
         self._admm_steps = round(self.config.admm_share * epochs * steps_per_epoch)
         self._round_steps = max(1, steps_per_epoch // self.config.rounds_per_epoch)
         rounds = max(1, self._admm_steps // self._round_steps)
-        self._rho_step = self.config.rho_growth ** (1 / rounds)
+        self._rho_step = self.config.rho_growth ** (1 / max(1, rounds - 1))
         bounded = (name for name in self.modules if self._binds(name))
         weights = {name: self.modules[name].weight for name in bounded}
         self.admm = Admm(weights, self.project, self.config.rho)

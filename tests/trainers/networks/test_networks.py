@@ -63,7 +63,7 @@ def test_seed_alone_decides_the_weights() -> None:
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_images_that_are_too_small_are_refused_with_their_size() -> None:
-    with pytest.raises(ConfigError, match="network 'lenet5' does not fit images of 1x8x8: "):
+    with pytest.raises(ConfigError, match="network 'lenet5' LeNet-5 on images of 8x8: "):
         build_network(NetworkConfig(name="lenet5"), (1, 8, 8), 10)
 
 
