@@ -12,6 +12,7 @@ __all__ = [
     "CostReport",
     "CostTotals",
     "LayerCost",
+    "LayerLeaves",
     "Leaf",
     "NameplateLevel",
     "PeakReport",
@@ -80,6 +81,10 @@ class LayerCost:
     """What the layer's own worst bitline needs, whatever the policy builds."""
     adc_bits_per_slice: tuple[int, ...]
     conversions: int
+    replication: int
+    """Copies of the layer among its crossbars."""
+    utilisation: float
+    """Share of the cells of its crossbars that the layer's matrix occupies."""
     built_crossbars: int
     """Crossbars paid for: more than used when whole IMAs and tiles are built."""
     built_adc_bits: int
@@ -101,6 +106,8 @@ class LayerCost:
             "adc_bits": self.adc_bits,
             "adc_bits_per_slice": list(self.adc_bits_per_slice),
             "conversions": self.conversions,
+            "replication": self.replication,
+            "utilisation": self.utilisation,
         }
 
 
@@ -128,6 +135,12 @@ class CostTotals:
     """`ops_per_s / area_m2`."""
     crossbars: int
     """Crossbars in use."""
+    effective_ops_per_s: float
+    """As `ops_per_s`, but only multiply-accumulates with non-zero weights count."""
+    effective_ops_per_s_per_w: float
+    """As `ops_per_s_per_w`, but only multiply-accumulates with non-zero weights count."""
+    effective_ops_per_s_per_m2: float
+    """`effective_ops_per_s / area_m2`."""
 
 
 class Leaf(NamedTuple):
@@ -138,6 +151,23 @@ class Leaf(NamedTuple):
     number: float
     area_m2: float
     energy_j: float
+
+
+class LayerLeaves(NamedTuple):
+    """The components of one layer (or of the chip), column by column: what `Leaf` is row by row.
+
+    Columns are what sums need, and quick to make; rows are made when somebody asks.
+    """
+
+    levels: tuple[str, ...]
+    names: tuple[str, ...]
+    numbers: tuple[float, ...]
+    areas_m2: tuple[float, ...]
+    energies_j: tuple[float, ...]
+
+    def rows(self) -> tuple[Leaf, ...]:
+        """The components one by one."""
+        return tuple(map(Leaf, *self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,25 +182,25 @@ class CostReport:
     """Whether the law was asked outside its points for any layer."""
     layers: tuple[LayerCost, ...]
     totals: CostTotals
-    layer_leaves: tuple[tuple[Leaf, ...], ...]
+    leaves_by_layer: tuple[LayerLeaves, ...]
     """The leaves of `tree`, layer by layer."""
-    chip_leaves: tuple[Leaf, ...]
+    chip: LayerLeaves
     """The leaves that no layer owns."""
 
     @property
     def tree(self) -> CostNode:
         """Network -> layer -> level -> component, built anew on each call."""
         children = [
-            CostNode.group(layer.name, layer.built_crossbars, self._levels(leaves))
-            for layer, leaves in zip(self.layers, self.layer_leaves, strict=True)
+            CostNode.group(layer.name, layer.built_crossbars, self._levels(leaves.rows()))
+            for layer, leaves in zip(self.layers, self.leaves_by_layer, strict=True)
         ]
-        return CostNode.group("network", 1, [*children, *self._levels(self.chip_leaves)])
+        return CostNode.group("network", 1, [*children, *self._levels(self.chip.rows())])
 
     def by_component(self) -> dict[str, dict[str, float]]:
         """Area and energy of each component over all layers, largest energy first."""
         found: dict[str, list[Leaf]] = {}
-        for leaves in (*self.layer_leaves, self.chip_leaves):
-            for leaf in leaves:
+        for leaves in (*self.leaves_by_layer, self.chip):
+            for leaf in leaves.rows():
                 found.setdefault(leaf.name, []).append(leaf)
         sums = {
             name: {

@@ -9,13 +9,13 @@ from hwmodel.components import (
     SIZES,
     Component,
     crossbar_sizes,
-    event_counts,
     load_preset,
     preset_names,
     scale_factor,
 )
 from hwmodel.crossbar import CrossbarSpec, SignEncoding
 from hwmodel.errors import ConfigError
+from hwmodel.events import event_counts
 from hwmodel.geometry import LayerShape, plan_layer
 
 REFERENCE = load_preset("isaac").reference

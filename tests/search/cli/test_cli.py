@@ -36,6 +36,9 @@ TOTALS = {
     "ops_per_s_per_w",
     "ops_per_s_per_m2",
     "crossbars",
+    "effective_ops_per_s",
+    "effective_ops_per_s_per_w",
+    "effective_ops_per_s_per_m2",
 }
 
 
@@ -192,6 +195,8 @@ def test_cost_json_has_exactly_the_documented_keys(run: Run) -> None:
             "adc_bits",
             "adc_bits_per_slice",
             "conversions",
+            "replication",
+            "utilisation",
         }
         assert max(layer["adc_bits_per_slice"]) == layer["adc_bits"] == 4
     assert set(found["totals"]) == set(found["dense"]) == TOTALS
