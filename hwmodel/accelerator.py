@@ -221,8 +221,10 @@ class CostModel:
         by_type = self._policy.types is not None
         last: dict[int, int] = {}
         total: dict[int, int] = {}
+        largest = max((x.adc.bits for types in adcs for x in types if x), default=0)
         for index, (count, types) in enumerate(zip(imas, adcs, strict=True)):
-            kind = types[0].adc.bits if by_type and types[0] else 0
+            # Crossbars that are never read go into tiles of the largest type.
+            kind = types[0].adc.bits if by_type and types[0] else largest
             if count:
                 last[kind] = index
                 total[kind] = total.get(kind, 0) + count
