@@ -187,18 +187,18 @@ class CostModel:
     ) -> list[tuple[_Converter | None, ...]]:
         """The ADC types of every layer under the policy, one per entry of its readers."""
         rates = [prices.adc_rate_hz for prices in lists]
-        needs = [max(part.bits for part in use.readers) for use in uses]
+        needs = [max(use.readers).bits for use in uses]
         built = assign_types(
             needs,
             self._policy.types,
             lambda i, bits: uses[i].crossbars * self.adc(bits, rates[i]).area_m2,
         )
+        sized = list(zip(uses, built, rates, strict=True))
+        if not self._policy.by_slice:
+            return [(self._converter(use.readers[0], bits, rate),) for use, bits, rate in sized]
         return [
-            tuple(
-                self._converter(part, part.bits if self._policy.by_slice else bits, rate)
-                for part in use.readers
-            )
-            for use, bits, rate in zip(uses, built, rates, strict=True)
+            tuple(self._converter(part, part.bits, rate) for part in use.readers)
+            for use, _, rate in sized
         ]
 
     def _converter(self, part: Readers, bits: int, rate_hz: float) -> _Converter | None:
@@ -269,34 +269,39 @@ def _leaves(
 
     Crossbars built beyond those in use carry the ADCs of the layer's largest type.
     """
-    events, stood_s = use.events, built * latency_s
-    types = [(part, x) for part, x in zip(use.readers, adcs, strict=True) if x is not None]
-    largest = max((x.adc.bits for _, x in types), default=0)
-    spare = built - use.crossbars
-    numbers, areas, energies = [], [], []
-    for part, x in types:
-        number = part.crossbars
-        if x.adc.bits == largest:
-            number, spare = number + spare, 0
-        numbers.append(number)
-        areas.append(x.adc.area_m2 * number)
-        energies.append(x.energy_j * part.conversions)
-    extra = len(types)
+    numbers, areas_m2, energies_j = _adc_columns(use, built, adcs)
+    extra = len(numbers)
     return LayerLeaves(
         levels=prices.levels + ("crossbar",) * extra,
         names=prices.names + (_ADC,) * extra,
         numbers=(*[number * built for number in prices.numbers], *numbers),
-        areas_m2=(*[area_m2 * built for area_m2 in prices.areas_m2], *areas),
-        energies_j=(
-            *[
-                energy_j * events[event] + static_w * stood_s
-                for energy_j, event, static_w in zip(
-                    prices.energies_j, prices.events, prices.statics_w, strict=True
-                )
-            ],
-            *energies,
-        ),
+        areas_m2=(*[area_m2 * built for area_m2 in prices.areas_m2], *areas_m2),
+        energies_j=(*_energies(prices, use.events, built * latency_s), *energies_j),
     )
+
+
+def _adc_columns(
+    use: LayerUse, built: int, adcs: tuple[_Converter | None, ...]
+) -> tuple[list[float], list[float], list[float]]:
+    """Number, area and energy of each ADC type of a layer."""
+    types = [(part, x) for part, x in zip(use.readers, adcs, strict=True) if x is not None]
+    numbers: list[float] = [part.crossbars for part, _ in types]
+    if types and built > use.crossbars:
+        widest = max(range(len(types)), key=lambda i: types[i][1].adc.bits)
+        numbers[widest] += built - use.crossbars
+    areas_m2 = [x.adc.area_m2 * number for (_, x), number in zip(types, numbers, strict=True)]
+    return numbers, areas_m2, [x.energy_j * part.conversions for part, x in types]
+
+
+def _energies(prices: PriceList, events: tuple[float, ...], stood_s: float) -> list[float]:
+    """Energy of each row of the price list; `stood_s` is crossbars times latency."""
+    pairs = zip(prices.energies_j, prices.events, strict=True)
+    if not prices.leaks:
+        return [energy_j * events[event] for energy_j, event in pairs]
+    return [
+        energy_j * events[event] + static_w * stood_s
+        for (energy_j, event), static_w in zip(pairs, prices.statics_w, strict=True)
+    ]
 
 
 def _layer_cost(
@@ -314,9 +319,9 @@ def _layer_cost(
         crossbars=use.crossbars,
         wordlines=spec.wordlines,
         bitlines=spec.bitlines,
-        adc_bits=layer.adc_bits,
+        adc_bits=use.adc_bits,
         adc_bits_per_slice=layer.adc_bits_per_slice,
-        conversions=sum(part.conversions for part in use.readers),
+        conversions=int(use.events[0]),
         replication=layer.replication,
         utilisation=_utilisation(layer, use, prices.bitlines_per_output),
         built_crossbars=built,

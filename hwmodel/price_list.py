@@ -16,6 +16,8 @@ __all__ = ["LayerUse", "PriceList", "Readers", "layer_use", "price_list"]
 NO_EVENT = len(EVENTS)
 """Index of an event that never happens, one behind the last of `EVENTS`."""
 
+_NOTHING = (0,) * (NO_EVENT + 1)
+
 
 class PriceList(NamedTuple):
     """A crossbar's constants and, component by component, its price per crossbar."""
@@ -37,6 +39,8 @@ class PriceList(NamedTuple):
     """Energy of one event."""
     events: tuple[int, ...]
     """Index into `EVENTS`; `NO_EVENT`: none."""
+    leaks: bool
+    """Whether any component draws power when idle."""
 
 
 class Readers(NamedTuple):
@@ -54,6 +58,8 @@ class LayerUse(NamedTuple):
     crossbars: int
     time_s: float
     """Seconds that the busiest copy takes for its positions of one inference."""
+    adc_bits: int
+    """What the worst of all bitlines needs, read or not."""
     readers: tuple[Readers, ...]
     """One entry, or one per bit slice where slices lie on crossbars of their own."""
     events: tuple[float, ...]
@@ -90,6 +96,7 @@ def price_list(spec: CrossbarSpec, preset: Preset) -> PriceList:
         events=tuple(
             NO_EVENT if part.event == "none" else EVENTS.index(part.event) for part in parts
         ),
+        leaks=any(part.static_power_w > 0 for part in parts),
     )
 
 
@@ -121,10 +128,15 @@ def layer_use(
     each = layer.replication * crossbar_count(shape.groups, layer.rows, outputs, spec, lines)
     across = -(-outputs // (spec.bitlines // lines))
     units = shape.groups * layer.tiles * across if layer.unit_line_bits else 0
-    readers = _readers(layer, each, units, shape.positions * prices.cycles, by_slice=by_slice)
-    conversions = sum(part.conversions for part in readers)
+    reads, bits = shape.positions * prices.cycles, layer.adc_bits
+    if by_slice:
+        readers = _slice_readers(layer, each, units, reads)
+        conversions = sum(part.conversions for part in readers)
+    else:
+        conversions = (sum(layer.segments_per_slice) + units) * reads if bits else 0
+        readers = (Readers(bits if conversions else 0, each, conversions),)
     if not conversions:
-        return LayerUse(each * parts, 0.0, readers, (0.0,) * (NO_EVENT + 1))
+        return LayerUse(each * parts, 0.0, bits, readers, _NOTHING)
     events = event_row(
         layer,
         conversions=conversions,
@@ -134,21 +146,14 @@ def layer_use(
         output_bits=output_bits,
     )
     time_s = layer.passes * prices.cycles * prices.cycle_s
-    return LayerUse(each * parts, time_s, readers, (*events, 0.0))
+    return LayerUse(each * parts, time_s, bits, readers, (*events, 0))
 
 
-def _readers(
-    layer: MappedLayer, each: int, units: int, reads: int, *, by_slice: bool
-) -> tuple[Readers, ...]:
-    """The layer's crossbars by the resolution that they need; 0 conversions where never read."""
-    if by_slice:
-        pairs = list(zip(layer.adc_bits_per_slice, layer.segments_per_slice, strict=True))
-        needs = [max(bits, layer.unit_line_bits) if segments else 0 for bits, segments in pairs]
-    else:
-        pairs = [(layer.adc_bits, sum(layer.segments_per_slice))]
-        needs = [layer.adc_bits]
+def _slice_readers(layer: MappedLayer, each: int, units: int, reads: int) -> tuple[Readers, ...]:
+    """The layer's crossbars slice by slice; a slice that holds nothing is never read."""
     found = []
-    for bits, (_, segments) in zip(needs, pairs, strict=True):
-        conversions = (segments + units) * reads if bits else 0
-        found.append(Readers(bits if conversions else 0, each, conversions))
+    pairs = zip(layer.adc_bits_per_slice, layer.segments_per_slice, strict=True)
+    for slice_bits, segments in pairs:
+        bits = max(slice_bits, layer.unit_line_bits) if segments else 0
+        found.append(Readers(bits, each, (segments + units) * reads if bits else 0))
     return tuple(found)
