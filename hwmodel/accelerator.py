@@ -147,6 +147,20 @@ class CostModel:
         """
         return roll_up_peak(self.preset, self.law, adc_bits)
 
+    def under(self, *, law: AdcLaw | None = None, policy: str | None = None) -> "CostModel":
+        """The same model with another law or policy.
+
+        Raises:
+            ConfigError: an unknown policy.
+        """
+        return CostModel(
+            self.preset,
+            law or self.law,
+            policy or self.policy,
+            self.provisioning,
+            self.include_io,
+        )
+
     def prices(self, spec: CrossbarSpec) -> PriceList:
         """The price list of one kind of crossbar; worked out once."""
         if spec not in self._prices:

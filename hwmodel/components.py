@@ -124,6 +124,8 @@ class Component:
     """Standing of the energy."""
     static_power_w: float = 0.0
     """The part of `power_w` that one instance draws always."""
+    digital: bool = False
+    """Whether area, power and energy follow a node table (`hwmodel.node_scaling`)."""
     io: bool = False
     """Whether it belongs to the chip's links, which a comparison may leave out."""
 
