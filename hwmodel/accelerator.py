@@ -291,6 +291,7 @@ def _leaves(
         numbers=(*[number * built for number in prices.numbers], *numbers),
         areas_m2=(*[area_m2 * built for area_m2 in prices.areas_m2], *areas_m2),
         energies_j=(*_energies(prices, use.events, built * latency_s), *energies_j),
+        adc_count=extra,
     )
 
 
@@ -327,7 +328,7 @@ def _layer_cost(
     leaves: LayerLeaves,
 ) -> LayerCost:
     """The record of one layer."""
-    spec, first = layer.spec, len(leaves.names) - leaves.names.count(_ADC)
+    spec = layer.spec
     return LayerCost(
         name=layer.shape.name,
         crossbars=use.crossbars,
@@ -341,8 +342,8 @@ def _layer_cost(
         built_crossbars=built,
         built_adc_bits=max((x.adc.bits for x in adcs if x), default=0),
         time_s=use.time_s,
-        adc_area_m2=math.fsum(leaves.areas_m2[first:]),
-        adc_energy_j=math.fsum(leaves.energies_j[first:]),
+        adc_area_m2=math.fsum(leaves.adc_areas_m2),
+        adc_energy_j=math.fsum(leaves.adc_energies_j),
         area_m2=math.fsum(leaves.areas_m2),
         energy_j=math.fsum(leaves.energies_j),
     )
@@ -364,12 +365,13 @@ def _totals(
     """The network's totals, from the leaves."""
     area_m2 = math.fsum(chain.from_iterable(group.areas_m2 for group in leaves))
     energy_j = math.fsum(chain.from_iterable(group.energies_j for group in leaves))
+    adc_energy_j = math.fsum(chain.from_iterable(group.adc_energies_j for group in leaves))
     per_s = quotient(1.0, max((record.time_s for record in records), default=0.0))
     ops = 2 * sum(layer.shape.macs for layer in layers)
     effective = 2 * sum(layer.nonzeros * layer.shape.positions for layer in layers)
     return CostTotals(
-        adc_area_m2=math.fsum(record.adc_area_m2 for record in records),
-        adc_power_w=quotient(math.fsum(record.adc_energy_j for record in records), latency_s),
+        adc_area_m2=math.fsum(chain.from_iterable(group.adc_areas_m2 for group in leaves)),
+        adc_power_w=quotient(adc_energy_j, latency_s),
         area_m2=area_m2,
         power_w=quotient(energy_j, latency_s),
         energy_j=energy_j,

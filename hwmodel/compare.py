@@ -72,7 +72,7 @@ def dominant(report: CostReport) -> dict[str, dict[str, Any]]:
     Power is energy over latency, so that both have the same one. Empty where there is no cost.
     """
     parts = report.by_component()
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for total, column in (
         ("area_m2", "area_m2"),
         ("energy_j", "energy_j"),
@@ -80,6 +80,6 @@ def dominant(report: CostReport) -> dict[str, dict[str, Any]]:
     ):
         whole = getattr(report.totals, column)
         if whole > 0:
-            name = max(parts, key=lambda part, column=column: parts[part][column])  # type: ignore[misc]
-            found[total] = {"component": name, "share": parts[name][column] / whole}
+            largest, name = max((values[column], name) for name, values in parts.items())
+            found[total] = {"component": name, "share": largest / whole}
     return found

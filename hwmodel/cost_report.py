@@ -164,10 +164,22 @@ class LayerLeaves(NamedTuple):
     numbers: tuple[float, ...]
     areas_m2: tuple[float, ...]
     energies_j: tuple[float, ...]
+    adc_count: int = 0
+    """How many rows, the last ones, are ADCs."""
+
+    @property
+    def adc_areas_m2(self) -> tuple[float, ...]:
+        """Areas of the ADCs."""
+        return self.areas_m2[len(self.areas_m2) - self.adc_count :]
+
+    @property
+    def adc_energies_j(self) -> tuple[float, ...]:
+        """Energies of the ADCs."""
+        return self.energies_j[len(self.energies_j) - self.adc_count :]
 
     def rows(self) -> tuple[Leaf, ...]:
         """The components one by one."""
-        return tuple(map(Leaf, *self))
+        return tuple(map(Leaf, *self[:5]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
