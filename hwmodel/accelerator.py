@@ -131,7 +131,6 @@ class CostModel:
             extrapolated=any(x.adc.extrapolated for types in adcs for x in types if x),
             layers=records,
             totals=_totals(layers, records, (*leaves, chip), latency_s),
-            leaves_by_layer=leaves,
             chip=chip,
         )
 
@@ -299,6 +298,12 @@ def _adc_columns(
     use: LayerUse, built: int, adcs: tuple[_Converter | None, ...]
 ) -> tuple[list[float], list[float], list[float]]:
     """Number, area and energy of each ADC type of a layer."""
+    if len(adcs) == 1:
+        only = adcs[0]
+        if only is None:
+            return [], [], []
+        energy_j = only.energy_j * use.readers[0].conversions
+        return [built], [only.adc.area_m2 * built], [energy_j]
     types = [(part, x) for part, x in zip(use.readers, adcs, strict=True) if x is not None]
     numbers: list[float] = [part.crossbars for part, _ in types]
     if types and built > use.crossbars:
@@ -342,10 +347,7 @@ def _layer_cost(
         built_crossbars=built,
         built_adc_bits=max((x.adc.bits for x in adcs if x), default=0),
         time_s=use.time_s,
-        adc_area_m2=math.fsum(leaves.adc_areas_m2),
-        adc_energy_j=math.fsum(leaves.adc_energies_j),
-        area_m2=math.fsum(leaves.areas_m2),
-        energy_j=math.fsum(leaves.energies_j),
+        leaves=leaves,
     )
 
 

@@ -68,6 +68,45 @@ class CostNode:
         }
 
 
+class Leaf(NamedTuple):
+    """One component of one layer, in numbers."""
+
+    level: str
+    name: str
+    number: float
+    area_m2: float
+    energy_j: float
+
+
+class LayerLeaves(NamedTuple):
+    """The components of one layer (or of the chip), column by column: what `Leaf` is row by row.
+
+    Columns are what sums need, and quick to make; rows are made when somebody asks.
+    """
+
+    levels: tuple[str, ...]
+    names: tuple[str, ...]
+    numbers: tuple[float, ...]
+    areas_m2: tuple[float, ...]
+    energies_j: tuple[float, ...]
+    adc_count: int = 0
+    """How many rows, the last ones, are ADCs."""
+
+    @property
+    def adc_areas_m2(self) -> tuple[float, ...]:
+        """Areas of the ADCs."""
+        return self.areas_m2[len(self.areas_m2) - self.adc_count :]
+
+    @property
+    def adc_energies_j(self) -> tuple[float, ...]:
+        """Energies of the ADCs."""
+        return self.energies_j[len(self.energies_j) - self.adc_count :]
+
+    def rows(self) -> tuple[Leaf, ...]:
+        """The components one by one."""
+        return tuple(map(Leaf, *self[:5]))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCost:
     """One layer's part of a `CostReport`."""
@@ -91,10 +130,28 @@ class LayerCost:
     """Resolution of the ADCs paid for; 0: none."""
     time_s: float
     """Seconds that the layer takes for all positions of one inference."""
-    adc_area_m2: float
-    adc_energy_j: float
-    area_m2: float
-    energy_j: float
+    leaves: LayerLeaves
+    """Its components."""
+
+    @property
+    def adc_area_m2(self) -> float:
+        """Area of its ADCs."""
+        return math.fsum(self.leaves.adc_areas_m2)
+
+    @property
+    def adc_energy_j(self) -> float:
+        """Energy of its ADCs in one inference."""
+        return math.fsum(self.leaves.adc_energies_j)
+
+    @property
+    def area_m2(self) -> float:
+        """Area of all its components."""
+        return math.fsum(self.leaves.areas_m2)
+
+    @property
+    def energy_j(self) -> float:
+        """Energy of all its components in one inference."""
+        return math.fsum(self.leaves.energies_j)
 
     def to_json(self) -> dict[str, Any]:
         """The fields that other programs rely on."""
@@ -143,45 +200,6 @@ class CostTotals:
     """`effective_ops_per_s / area_m2`."""
 
 
-class Leaf(NamedTuple):
-    """One component of one layer, in numbers."""
-
-    level: str
-    name: str
-    number: float
-    area_m2: float
-    energy_j: float
-
-
-class LayerLeaves(NamedTuple):
-    """The components of one layer (or of the chip), column by column: what `Leaf` is row by row.
-
-    Columns are what sums need, and quick to make; rows are made when somebody asks.
-    """
-
-    levels: tuple[str, ...]
-    names: tuple[str, ...]
-    numbers: tuple[float, ...]
-    areas_m2: tuple[float, ...]
-    energies_j: tuple[float, ...]
-    adc_count: int = 0
-    """How many rows, the last ones, are ADCs."""
-
-    @property
-    def adc_areas_m2(self) -> tuple[float, ...]:
-        """Areas of the ADCs."""
-        return self.areas_m2[len(self.areas_m2) - self.adc_count :]
-
-    @property
-    def adc_energies_j(self) -> tuple[float, ...]:
-        """Energies of the ADCs."""
-        return self.energies_j[len(self.energies_j) - self.adc_count :]
-
-    def rows(self) -> tuple[Leaf, ...]:
-        """The components one by one."""
-        return tuple(map(Leaf, *self[:5]))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostReport:
     """The cost of one inference of a network (workload mode)."""
@@ -194,8 +212,6 @@ class CostReport:
     """Whether the law was asked outside its points for any layer."""
     layers: tuple[LayerCost, ...]
     totals: CostTotals
-    leaves_by_layer: tuple[LayerLeaves, ...]
-    """The leaves of `tree`, layer by layer."""
     chip: LayerLeaves
     """The leaves that no layer owns."""
 
@@ -203,15 +219,15 @@ class CostReport:
     def tree(self) -> CostNode:
         """Network -> layer -> level -> component, built anew on each call."""
         children = [
-            CostNode.group(layer.name, layer.built_crossbars, self._levels(leaves.rows()))
-            for layer, leaves in zip(self.layers, self.leaves_by_layer, strict=True)
+            CostNode.group(layer.name, layer.built_crossbars, self._levels(layer.leaves.rows()))
+            for layer in self.layers
         ]
         return CostNode.group("network", 1, [*children, *self._levels(self.chip.rows())])
 
     def by_component(self) -> dict[str, dict[str, float]]:
         """Area and energy of each component over all layers, largest energy first."""
         found: dict[str, list[Leaf]] = {}
-        for leaves in (*self.leaves_by_layer, self.chip):
+        for leaves in (*(layer.leaves for layer in self.layers), self.chip):
             for leaf in leaves.rows():
                 found.setdefault(leaf.name, []).append(leaf)
         sums = {
