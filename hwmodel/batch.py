@@ -2,8 +2,8 @@
 
 Nothing loops over crossbars, layers or candidates: prices per kind of crossbar and per ADC
 resolution are looked up, everything else is arithmetic on `[candidates, layers]` arrays. Work goes
-on in blocks of `BLOCK` candidate-layers, so that it needs at most `WORK_BYTES` beside the batch
-itself (64 bytes per candidate and layer) and its totals (104 bytes per candidate).
+on in blocks of `BLOCK` candidate-layers, so that it needs at most `WORK_BYTES` (4 MiB) beside the
+batch itself (64 bytes per candidate and layer) and its totals (104 bytes per candidate).
 """
 
 from dataclasses import dataclass, fields
@@ -36,8 +36,8 @@ Floats = NDArray[np.float64]
 BLOCK = 1 << 14
 """Candidate-layers worked on at a time: temporaries of 128 KiB stay in the caches."""
 
-WORK_BYTES = 64 * 8 * BLOCK
-"""Most that a block's temporaries take: 64 numbers per candidate-layer (measured: under 48)."""
+WORK_BYTES = 32 * 8 * BLOCK
+"""Most that a block's temporaries take: 32 numbers per candidate-layer (measured: 28)."""
 
 _POLICIES = ("layer", "chip_max", "early_stop")
 _BITS = MAX_ADC_BITS + 1
@@ -91,6 +91,18 @@ class _Use(NamedTuple):
     events: tuple[Floats, ...]
 
 
+class _Sums(NamedTuple):
+    """A block summed over layers, each `[candidates]`."""
+
+    adc_area_m2: Floats
+    adc_energy_j: Floats
+    area_m2: Floats
+    energy_j: Floats
+    latency_s: Floats
+    slowest_s: Floats
+    crossbars: Floats
+
+
 class BatchCostModel:
     """A `CostModel` over arrays of candidates.
 
@@ -133,43 +145,25 @@ class BatchCostModel:
     ) -> Floats:
         """The totals of some candidates, `[totals, candidates]`."""
         spec = part["spec"]
-        cycle_s = tables.cycle_s[spec]
         use = _use(shapes, part, tables, self.model.preset.output_bits)
-        fill = self.model.preset.pipeline_fill_cycles
-        latency_s = use.time_s.sum(1) + fill * (cycle_s * use.read).max(1, initial=0.0)
+        fill_s = self.model.preset.pipeline_fill_cycles * (tables.cycle_s[spec] * use.read)
+        latency_s = use.time_s.sum(1) + fill_s.max(1, initial=0.0)
         built = self._built(use.crossbars)
         area_m2, conversion_j = adcs.look_up(spec, part["adc_bits"] * use.read)
         adc_area_m2 = (area_m2 * built).sum(1)
         adc_energy_j = (conversion_j * use.events[0]).sum(1)
-        dynamic_j = sum(
-            (prices[spec] * count).sum(1)
-            for prices, count in zip(tables.energies_j, use.events, strict=True)
-            if prices.any()
-        )
-        static_w = (tables.static_w[spec] * built).sum(1)
         chip_m2, chip_j = self._chip(use, latency_s)
-        area = (tables.area_m2[spec] * built).sum(1) + adc_area_m2 + chip_m2
-        energy = dynamic_j + static_w * latency_s + adc_energy_j + chip_j
-        positions = np.array([float(shape.positions) for shape in shapes])
-        ops = 2.0 * sum(shape.macs for shape in shapes)
-        effective = 2.0 * (part["nonzeros"] * positions).sum(1)
-        per_s = _quotient(1.0, use.time_s.max(1, initial=0.0))
-        columns = [
-            adc_area_m2,
-            _quotient(adc_energy_j, latency_s),
-            area,
-            _quotient(energy, latency_s),
-            energy,
-            latency_s,
-            ops * per_s,
-            _quotient(ops, energy),
-            _quotient(ops * per_s, area),
-            use.crossbars.sum(1),
-            effective * per_s,
-            _quotient(effective, energy),
-            _quotient(effective * per_s, area),
-        ]
-        return np.stack(np.broadcast_arrays(*columns))
+        static_j = (tables.static_w[spec] * built).sum(1) * latency_s
+        sums = _Sums(
+            adc_area_m2=adc_area_m2,
+            adc_energy_j=adc_energy_j,
+            area_m2=(tables.area_m2[spec] * built).sum(1) + adc_area_m2 + chip_m2,
+            energy_j=_dynamic_j(spec, use, tables) + static_j + adc_energy_j + chip_j,
+            latency_s=latency_s,
+            slowest_s=use.time_s.max(1, initial=0.0),
+            crossbars=use.crossbars.sum(1),
+        )
+        return _columns(shapes, part["nonzeros"], sums)
 
     def _built(self, used: Floats) -> Floats:
         """Crossbars to pay for; IMAs that fill up the last tile are the last layer's."""
@@ -250,6 +244,40 @@ def _tables(lists: list[PriceList]) -> _Tables:
         area_m2=np.array([sum(x.areas_m2) for x in lists]),
         static_w=np.array([sum(x.statics_w) for x in lists]),
         energies_j=energies[:NO_EVENT],
+    )
+
+
+def _dynamic_j(spec: Integers, use: _Use, tables: _Tables) -> Floats:
+    """Energy of all events but the ADCs' own, `[candidates]`."""
+    found = np.zeros(len(spec))
+    for prices, count in zip(tables.energies_j, use.events, strict=True):
+        if prices.any():
+            found += (prices[spec] * count).sum(1)
+    return found
+
+
+def _columns(shapes: tuple[LayerShape, ...], nonzeros: Integers, sums: _Sums) -> Floats:
+    """The fields of `BatchTotals` in their order, `[totals, candidates]`."""
+    positions = np.array([float(shape.positions) for shape in shapes])
+    ops = np.full(len(nonzeros), 2.0 * sum(shape.macs for shape in shapes))
+    effective = 2.0 * (nonzeros * positions).sum(1)
+    per_s = _quotient(1.0, sums.slowest_s)
+    return np.stack(
+        [
+            sums.adc_area_m2,
+            _quotient(sums.adc_energy_j, sums.latency_s),
+            sums.area_m2,
+            _quotient(sums.energy_j, sums.latency_s),
+            sums.energy_j,
+            sums.latency_s,
+            ops * per_s,
+            _quotient(ops, sums.energy_j),
+            _quotient(ops * per_s, sums.area_m2),
+            sums.crossbars,
+            effective * per_s,
+            _quotient(effective, sums.energy_j),
+            _quotient(effective * per_s, sums.area_m2),
+        ]
     )
 
 

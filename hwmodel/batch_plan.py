@@ -1,7 +1,7 @@
 """Thousands of candidates as arrays: what `MappedLayer` says of one layer, layer by layer.
 
 Every array is `[candidates, layers]`, int64, and there are eight of them: a batch takes 64 bytes
-per candidate and layer.
+per candidate and layer, and planning one about 210 while it lasts.
 """
 
 from collections.abc import Sequence
@@ -124,26 +124,18 @@ class CandidateBatch:
         Raises:
             MappingError: what `plan_layer` would refuse.
         """
-        unknown = set(chosen) - {"rows", "outputs", "nonzeros", "replication"}
-        if unknown:
-            raise MappingError(
-                f"batch: unknown array {unknown.pop()!r}; allowed: rows, outputs, "
-                "nonzeros, replication"
-            )
-        index = np.asarray(spec, dtype=np.int64)
-        if index.ndim != 2 or index.shape[1] != len(shapes):
-            raise MappingError(
-                f"batch: spec has shape {index.shape}; allowed: [candidates, {len(shapes)}]"
-            )
-        if index.size and not 0 <= index.min() <= index.max() < len(specs):
-            raise MappingError(f"batch: spec has values outside 0 to {len(specs) - 1}")
-        kept = {
+        index = _spec_index(spec, len(shapes), len(specs))
+        kept: dict[str, ArrayLike] = {
             "rows": [shape.rows for shape in shapes],
             "outputs": [shape.outputs for shape in shapes],
             "nonzeros": np.iinfo(np.int64).max,
             "replication": 1,
-            **chosen,
         }
+        unknown = sorted(set(chosen) - set(kept))
+        if unknown:
+            allowed = ", ".join(kept)
+            raise MappingError(f"batch: unknown array {unknown[0]!r}; allowed: {allowed}")
+        kept.update(chosen)
         arrays = {name: _integers(name, value, index.shape) for name, value in kept.items()}
         if index.size and arrays["nonzeros"].min() < 1:
             raise MappingError("batch: a bound below one non-zero per segment; allowed: 1 up")
@@ -174,6 +166,21 @@ def crossbar_choices(
     )
     specs = tuple(replace(base, wordlines=int(w), bitlines=int(b)) for w, b in pairs)
     return specs, index.reshape(tall.shape).astype(np.int64)
+
+
+def _spec_index(spec: ArrayLike, layers: int, kinds: int) -> Integers:
+    """Which kind of crossbar each layer has.
+
+    Raises:
+        MappingError: another shape than `[candidates, layers]`, or a kind that is not there.
+    """
+    index = np.asarray(spec)
+    if index.ndim != 2 or index.shape[1] != layers:
+        raise MappingError(f"batch: spec has shape {index.shape}; allowed: [candidates, {layers}]")
+    index = _integers("spec", index, index.shape)
+    if index.size and not 0 <= index.min() <= index.max() < kinds:
+        raise MappingError(f"batch: spec has values outside 0 to {kinds - 1}")
+    return index
 
 
 def _facts(layer: MappedLayer, kinds: dict[CrossbarSpec, int]) -> tuple[int, ...]:

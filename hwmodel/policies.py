@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hwmodel.adc.base import AdcCost, AdcLaw
-from hwmodel.errors import ConfigError
+from hwmodel.errors import ConfigError, OutOfRangeError
 
 __all__ = ["POLICIES", "AdcPolicy", "assign_types", "linear_share", "read_policy"]
 
@@ -117,16 +117,23 @@ def linear_share(law: AdcLaw, adc: AdcCost) -> float:
     """The share of a conversion's energy that grows linearly with the bits decided.
 
     The law is read as `E = a N + b 2^N` through its values at the converter's N and N + 1, which
-    gives `a = (2 E(N) - E(N + 1)) / (N - 1)`: exact for a split SAR, a linear and a `2^N` law,
-    assumed for any other and held between 0 and 1.
+    gives `a = (2 E(N) - E(N + 1)) / (N - 1)`; where it refuses N + 1 bits, through N - 1 and N.
+    Exact for a split SAR, a linear and a `2^N` law, assumed for any other and held between 0 and 1.
 
     Raises:
-        OutOfRangeError: a law that refuses N + 1 bits.
+        OutOfRangeError: a law that refuses both neighbours.
 
     Source: Newton (IEEE Micro 2018) for stopping a SAR early; the split is ISAAC's (ISCA 2016).
     """
     if adc.bits < 2 or adc.energy_j <= 0:
         return 1.0
-    above_j = law.cost(adc.bits + 1, adc.rate_hz, adc.node_m).energy_j
-    per_bit_j = (2 * adc.energy_j - above_j) / (adc.bits - 1)
+    rate_hz, node_m = adc.rate_hz, adc.node_m
+    try:
+        above_j = law.cost(adc.bits + 1, rate_hz, node_m).energy_j
+        per_bit_j = (2 * adc.energy_j - above_j) / (adc.bits - 1)
+    except OutOfRangeError:
+        if adc.bits < 3:
+            raise
+        below_j = law.cost(adc.bits - 1, rate_hz, node_m).energy_j
+        per_bit_j = (2 * below_j - adc.energy_j) / (adc.bits - 2)
     return min(1.0, max(0.0, per_bit_j * adc.bits / adc.energy_j))

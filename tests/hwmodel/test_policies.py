@@ -1,5 +1,5 @@
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 
 import pytest
@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwmodel.accelerator import CostModel
-from hwmodel.adc import adc_law
+from hwmodel.adc import AdcCost, SarSplitLaw, adc_law
 from hwmodel.components import load_preset
 from hwmodel.crossbar import CrossbarSpec, SignEncoding
-from hwmodel.errors import ConfigError
+from hwmodel.errors import ConfigError, OutOfRangeError
 from hwmodel.geometry import LayerShape, MappedLayer, plan_layer
 from hwmodel.policies import POLICIES, assign_types, linear_share, read_policy
 
@@ -114,6 +114,25 @@ def test_the_linear_share_of_a_split_sar_is_its_coefficient(bits: int) -> None:
     linear = 0.194892 * bits
     share = linear_share(SAR, SAR.cost(bits, 1e9, 65e-9))
     assert share == pytest.approx(linear / (linear + 0.00042003 * 2**bits), rel=1e-9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShortLaw(SarSplitLaw):
+    """A table of a few resolutions."""
+
+    least: int = 7
+
+    def cost(self, bits: int, rate_hz: float, node_m: float) -> AdcCost:
+        if not self.least <= bits <= 8:
+            raise OutOfRangeError(f"ADC bits is {bits}; allowed: {self.least} to 8")
+        return SAR.cost(bits, rate_hz, node_m)
+
+
+def test_the_linear_share_at_the_end_of_a_law_comes_from_below() -> None:
+    adc = SAR.cost(8, 1e9, 32e-9)
+    assert linear_share(ShortLaw(), adc) == pytest.approx(linear_share(SAR, adc), rel=1e-9)
+    with pytest.raises(OutOfRangeError, match="ADC bits is 7"):
+        linear_share(ShortLaw(least=8), adc)
 
 
 def test_one_bit_is_all_linear() -> None:
