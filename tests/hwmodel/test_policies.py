@@ -133,6 +133,8 @@ def test_the_linear_share_at_the_end_of_a_law_comes_from_below() -> None:
     assert linear_share(ShortLaw(), adc) == pytest.approx(linear_share(SAR, adc), rel=1e-9)
     with pytest.raises(OutOfRangeError, match="ADC bits is 7"):
         linear_share(ShortLaw(least=8), adc)
+    with pytest.raises(OutOfRangeError, match="ADC bits is 3"):
+        linear_share(ShortLaw(), SAR.cost(2, 1e9, 32e-9))
 
 
 def test_one_bit_is_all_linear() -> None:
