@@ -1,8 +1,8 @@
 """Crossbar hardware: geometry, ADC resolutions and costs of ReRAM accelerators.
 
 What is re-exported here needs no torch. `hwmodel.mapping`, `hwmodel.certificate` and
-`hwmodel.simulator` work on tensors and are imported by name, so that counting and pricing stay
-quick to load.
+`hwmodel.simulator` work on tensors, `hwmodel.batch` on arrays; they are imported by name, so that
+counting and pricing stay quick to load.
 """
 
 from hwmodel.accelerator import POLICIES, PROVISIONINGS, CostModel
@@ -23,6 +23,7 @@ from hwmodel.adc import (
     adc_law,
     check_floor,
 )
+from hwmodel.compare import dominant, under_laws, under_policies
 from hwmodel.components import Component, Preset, load_preset, preset_names
 from hwmodel.cost_report import (
     CostNode,
@@ -64,6 +65,9 @@ from hwmodel.geometry import (
     unit_line_bits,
     whole_crossbars,
 )
+from hwmodel.node_scaling import NodeTable, at_node, load_node_table, node_table_names
+from hwmodel.pipeline import balance_pipeline
+from hwmodel.policies import AdcPolicy, read_policy
 
 __all__ = [
     "ADC_LAWS",
@@ -71,6 +75,7 @@ __all__ = [
     "PROVISIONINGS",
     "AdcCost",
     "AdcLaw",
+    "AdcPolicy",
     "BoundLaw",
     "CertificateError",
     "CheckpointError",
@@ -94,6 +99,7 @@ __all__ = [
     "MappedLayer",
     "MappingError",
     "NameplateLevel",
+    "NodeTable",
     "OutOfRangeError",
     "PeakReport",
     "Pow2Law",
@@ -108,15 +114,23 @@ __all__ = [
     "TableLaw",
     "TrackingError",
     "adc_law",
+    "at_node",
+    "balance_pipeline",
     "check_floor",
     "crossbar_count",
+    "dominant",
     "largest_lossless_count",
+    "load_node_table",
     "load_preset",
     "lossless_adc_bits",
+    "node_table_names",
     "plan_layer",
     "preset_names",
     "ratio",
+    "read_policy",
     "tile_count",
+    "under_laws",
+    "under_policies",
     "unit_line_bits",
     "whole_crossbars",
     "worst_level_sum",

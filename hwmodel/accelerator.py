@@ -10,16 +10,17 @@ owner. All units are SI.
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from hwmodel.adc.base import AdcCost, AdcLaw
-from hwmodel.components import Component, Preset, event_counts, is_read, scale_factor
+from hwmodel.components import EVENTS, Preset
 from hwmodel.cost_report import (
     CostNode,
     CostReport,
     CostTotals,
     LayerCost,
-    Leaf,
+    LayerLeaves,
     NameplateLevel,
     PeakReport,
     quotient,
@@ -29,6 +30,8 @@ from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import ConfigError
 from hwmodel.geometry import MappedLayer
 from hwmodel.nameplate import roll_up_peak
+from hwmodel.policies import POLICIES, assign_types, linear_share, read_policy
+from hwmodel.price_list import LayerUse, PriceList, Readers, layer_use, price_list
 
 __all__ = [
     "POLICIES",
@@ -43,25 +46,18 @@ __all__ = [
     "ratio",
 ]
 
-POLICIES = ("layer", "chip_max")
-"""ADCs sized for each layer's own worst bitline, or all for the network's worst."""
-
 PROVISIONINGS = ("share", "whole")
 """A used crossbar carries its share of IMA and tile, or whole IMAs and tiles are built."""
 
 _ADC = "adc"
 
 
-class _Row(NamedTuple):
-    """A component's price per crossbar of one kind."""
+class _Converter(NamedTuple):
+    """The ADC type of some crossbars of a layer."""
 
-    level: str
-    name: str
-    number: float
-    area_m2: float
-    static_w: float
-    event: str
+    adc: AdcCost
     energy_j: float
+    """Of one conversion: less than the type's own where it stops early."""
 
 
 class CostModel:
@@ -70,7 +66,7 @@ class CostModel:
     Args:
         preset: the accelerator.
         law: what an ADC costs.
-        policy: one of `POLICIES`.
+        policy: one of `POLICIES`, or `tile_types:K` with another K (see `hwmodel.policies`).
         provisioning: one of `PROVISIONINGS`; workload mode only.
         include_io: charge the chip's links in workload mode (whole, whatever the provisioning).
 
@@ -86,53 +82,56 @@ class CostModel:
         provisioning: str = "share",
         include_io: bool = False,
     ) -> None:
-        for what, value, allowed in (
-            ("ADC policy", policy, POLICIES),
-            ("provisioning", provisioning, PROVISIONINGS),
-        ):
-            if value not in allowed:
-                raise ConfigError(f"{what} is {value!r}; allowed: {', '.join(allowed)}")
+        if provisioning not in PROVISIONINGS:
+            allowed = ", ".join(PROVISIONINGS)
+            raise ConfigError(f"provisioning is {provisioning!r}; allowed: {allowed}")
+        self._policy = read_policy(policy)
         self.preset = preset
         self.law = law
         self.policy = policy
         self.provisioning = provisioning
         self.include_io = include_io
-        self._rows: dict[CrossbarSpec, tuple[_Row, ...]] = {}
+        self._prices: dict[CrossbarSpec, PriceList] = {}
         self._adcs: dict[tuple[int, float], AdcCost] = {}
+        self._shares: dict[AdcCost, float] = {}
 
     def evaluate(self, layers: Sequence[MappedLayer]) -> CostReport:
         """The cost of one inference.
 
-        A position takes `cycle_count` cycles; a layer's positions follow each other, layers too,
-        and the pipeline fills once. A layer that is never read takes neither time nor energy, and
-        its crossbars carry no ADC.
+        A position takes `cycle_count` cycles; a layer's positions follow each other (copies of
+        it work side by side), layers too, and the pipeline fills once. A layer that is never read
+        takes neither time nor energy, and its crossbars carry no ADC.
 
         Raises:
             OutOfRangeError: an ADC that the law refuses.
 
         Source: ISAAC (ISCA 2016) for the cycles, the pipeline and one ADC per crossbar.
         """
-        times = [self._time_s(layer) for layer in layers]
-        cycles = [self.preset.cycle_time_s(x.spec) for x in layers if is_read(x)]
+        prices = self._price_lists(layers)
+        bits, by_slice = self.preset.output_bits, self._policy.by_slice
+        uses = [
+            layer_use(layer, prices[id(layer.spec)], bits, by_slice=by_slice) for layer in layers
+        ]
+        lists = [prices[id(layer.spec)] for layer in layers]
+        adcs = self._converters(uses, lists)
+        built = self._built(uses, adcs)
+        cycles = [x.cycle_s for x, use in zip(lists, uses, strict=True) if use.time_s]
         fill_s = self.preset.pipeline_fill_cycles * max(cycles, default=0.0)
-        latency_s = math.fsum(times) + fill_s
-        adcs, built = self._converters(layers), self._built(layers)
-        events = [event_counts(layer, self.preset.output_bits) for layer in layers]
+        latency_s = math.fsum(use.time_s for use in uses) + fill_s
         leaves = tuple(
-            self._leaves(layer.spec, count, adc, counts, latency_s)
-            for layer, count, adc, counts in zip(layers, built, adcs, events, strict=True)
+            _leaves(x, use, number, types, latency_s)
+            for x, use, number, types in zip(lists, uses, built, adcs, strict=True)
         )
-        records = tuple(map(_layer_cost, layers, built, adcs, times, leaves))
-        chip = self._chip_leaves(events, latency_s)
+        records = tuple(map(_layer_cost, layers, lists, uses, built, adcs, leaves))
+        chip = self._chip_leaves(uses, latency_s)
         return CostReport(
             law=self.law.name,
             policy=self.policy,
             provisioning=self.provisioning,
-            extrapolated=any(adc.extrapolated for adc in adcs if adc is not None),
+            extrapolated=any(x.adc.extrapolated for types in adcs for x in types if x),
             layers=records,
             totals=_totals(layers, records, (*leaves, chip), latency_s),
-            layer_leaves=leaves,
-            chip_leaves=chip,
+            chip=chip,
         )
 
     def peak(self, adc_bits: int | None = None) -> PeakReport:
@@ -147,157 +146,243 @@ class CostModel:
         """
         return roll_up_peak(self.preset, self.law, adc_bits)
 
-    def _time_s(self, layer: MappedLayer) -> float:
-        """Seconds that all positions of a layer take."""
-        if not is_read(layer):
-            return 0.0
-        cycle_s = self.preset.cycle_time_s(layer.spec)
-        return layer.shape.positions * layer.spec.cycle_count * cycle_s
+    def under(self, *, law: AdcLaw | None = None, policy: str | None = None) -> "CostModel":
+        """The same model with another law or policy.
 
-    def _converters(self, layers: Sequence[MappedLayer]) -> list[AdcCost | None]:
-        """The ADC type of every layer under the policy; None for a layer never read."""
-        needs = [layer.adc_bits if is_read(layer) else 0 for layer in layers]
-        if self.policy == "chip_max":
-            largest = max(needs, default=0)
-            needs = [largest if need else 0 for need in needs]
-        return [
-            self._adc(need, layer.spec) if need else None
-            for need, layer in zip(needs, layers, strict=True)
-        ]
+        Raises:
+            ConfigError: an unknown policy.
+        """
+        return CostModel(
+            self.preset,
+            law or self.law,
+            policy or self.policy,
+            self.provisioning,
+            self.include_io,
+        )
 
-    def _adc(self, bits: int, spec: CrossbarSpec) -> AdcCost:
-        """The converter of one crossbar; asked of the law once."""
-        key = (bits, self.preset.adc_rate_hz(spec))
+    def prices(self, spec: CrossbarSpec) -> PriceList:
+        """The price list of one kind of crossbar; worked out once."""
+        if spec not in self._prices:
+            self._prices[spec] = price_list(spec, self.preset)
+        return self._prices[spec]
+
+    def adc(self, bits: int, rate_hz: float) -> AdcCost:
+        """The converter of `bits` at a rate, at the preset's node; asked of the law once.
+
+        Raises:
+            OutOfRangeError: an ADC that the law refuses.
+        """
+        key = (bits, rate_hz)
         if key not in self._adcs:
             self._adcs[key] = self.law.cost(*key, self.preset.node_m)
         return self._adcs[key]
 
-    def _built(self, layers: Sequence[MappedLayer]) -> list[int]:
-        """Crossbars to pay for, per layer; IMAs that fill up the last tile are the last layer's."""
-        used = [layer.crossbars for layer in layers]
+    def conversion_j(self, adc: AdcCost, need: int) -> float:
+        """Energy of one conversion of a layer that needs `need` bits, under the policy.
+
+        Raises:
+            OutOfRangeError: a law that refuses the bit more that an early stop asks for.
+        """
+        if not self._policy.stops_early or need == adc.bits:
+            return adc.energy_j
+        if adc not in self._shares:
+            self._shares[adc] = linear_share(self.law, adc)
+        return adc.energy_j * (1 - self._shares[adc] * (1 - need / adc.bits))
+
+    def _price_lists(self, layers: Sequence[MappedLayer]) -> dict[int, PriceList]:
+        """The price lists by the identity of each layer's spec: hashing a spec is slow."""
+        return {
+            key: self.prices(spec) for key, spec in {id(x.spec): x.spec for x in layers}.items()
+        }
+
+    def _converters(
+        self, uses: list[LayerUse], lists: list[PriceList]
+    ) -> list[tuple[_Converter | None, ...]]:
+        """The ADC types of every layer under the policy, one per entry of its readers."""
+        rates = [prices.adc_rate_hz for prices in lists]
+        needs = [max(use.readers).bits for use in uses]
+        built = assign_types(
+            needs,
+            self._policy.types,
+            lambda i, bits: uses[i].crossbars * self.adc(bits, rates[i]).area_m2,
+        )
+        sized = list(zip(uses, built, rates, strict=True))
+        if not self._policy.by_slice:
+            return [(self._converter(use.readers[0], bits, rate),) for use, bits, rate in sized]
+        return [
+            tuple(self._converter(part, part.bits, rate) for part in use.readers)
+            for use, _, rate in sized
+        ]
+
+    def _converter(self, part: Readers, bits: int, rate_hz: float) -> _Converter | None:
+        """The ADC type of some crossbars; None: never read."""
+        if not part.bits:
+            return None
+        adc = self.adc(bits, rate_hz)
+        return _Converter(adc, self.conversion_j(adc, part.bits))
+
+    def _built(self, uses: list[LayerUse], adcs: list[tuple[_Converter | None, ...]]) -> list[int]:
+        """Crossbars to pay for, per layer.
+
+        IMAs that fill up the last tile are the last layer's. Where the policy has tile types, a
+        tile holds one of them, so that each type fills up its own last tile.
+        """
+        used = [use.crossbars for use in uses]
         if self.provisioning == "share" or not any(used):
             return used
         imas = [-(-count // self.preset.crossbars_per_ima) for count in used]
-        last = max(index for index, count in enumerate(imas) if count)
-        imas[last] += -sum(imas) % self.preset.imas_per_tile
+        by_type = self._policy.types is not None
+        last: dict[int, int] = {}
+        total: dict[int, int] = {}
+        largest = max((x.adc.bits for types in adcs for x in types if x), default=0)
+        for index, (count, types) in enumerate(zip(imas, adcs, strict=True)):
+            # Crossbars that are never read go into tiles of the largest type.
+            kind = types[0].adc.bits if by_type and types[0] else largest
+            if count:
+                last[kind] = index
+                total[kind] = total.get(kind, 0) + count
+        for kind, index in last.items():
+            imas[index] += -total[kind] % self.preset.imas_per_tile
         return [count * self.preset.crossbars_per_ima for count in imas]
 
-    def _table(self, spec: CrossbarSpec) -> tuple[_Row, ...]:
-        """The price list of one kind of crossbar; worked out once."""
-        if spec not in self._rows:
-            parts = (part for part in self.preset.components if part.level != "chip")
-            self._rows[spec] = tuple(_row(part, spec, self.preset) for part in parts)
-        return self._rows[spec]
-
-    def _leaves(
-        self,
-        spec: CrossbarSpec,
-        built: int,
-        adc: AdcCost | None,
-        events: dict[str, float],
-        latency_s: float,
-    ) -> tuple[Leaf, ...]:
-        """The components of one layer: every row of its price list, and its ADCs."""
-        leaves = [
-            Leaf(
-                row.level,
-                row.name,
-                row.number * built,
-                row.area_m2 * built,
-                row.energy_j * events.get(row.event, 0.0) + row.static_w * built * latency_s,
-            )
-            for row in self._table(spec)
-        ]
-        if adc is not None:
-            energy_j = adc.energy_j * events["conversion"]
-            leaves.append(Leaf("crossbar", _ADC, built, adc.area_m2 * built, energy_j))
-        return tuple(leaves)
-
-    def _chip_leaves(self, events: list[dict[str, float]], latency_s: float) -> tuple[Leaf, ...]:
+    def _chip_leaves(self, uses: list[LayerUse], latency_s: float) -> LayerLeaves:
         """The components of the chip itself, which stand there once."""
-        return tuple(
-            Leaf(
-                "chip",
-                part.name,
-                part.count,
-                part.count * part.area_m2,
-                part.energy_j * math.fsum(counts.get(part.event, 0.0) for counts in events)
-                + part.count * part.static_power_w * latency_s,
-            )
+        parts = [
+            part
             for part in self.preset.components
             if part.level == "chip" and (self.include_io or not part.io)
+        ]
+        happened = [
+            math.fsum(use.events[EVENTS.index(part.event)] for use in uses)
+            if part.event != "none"
+            else 0.0
+            for part in parts
+        ]
+        pairs = list(zip(parts, happened, strict=True))
+        return LayerLeaves(
+            levels=("chip",) * len(parts),
+            names=tuple(part.name for part in parts),
+            numbers=tuple(part.count for part in parts),
+            areas_m2=tuple(part.count * part.area_m2 for part in parts),
+            energies_j=tuple(
+                part.energy_j * count + part.count * part.static_power_w * latency_s
+                for part, count in pairs
+            ),
         )
 
 
-def _row(part: Component, spec: CrossbarSpec, preset: Preset) -> _Row:
-    """A component's price per crossbar of `spec`: its share of the IMA or tile it sits in."""
-    parents = {
-        "crossbar": 1,
-        "ima": preset.crossbars_per_ima,
-        "tile": preset.crossbars_per_tile,
-    }
-    growth = scale_factor(part.scales_with, spec, preset.reference, preset.output_bits)
-    step = scale_factor(part.energy_scales_with, spec, preset.reference, preset.output_bits)
-    count = part.count / parents[part.level]
-    return _Row(
-        level=part.level,
-        name=part.name,
-        number=count,
-        area_m2=count * part.area_m2 * growth,
-        static_w=count * part.static_power_w * growth,
-        event=part.event,
-        energy_j=part.energy_j * step,
+def _leaves(
+    prices: PriceList,
+    use: LayerUse,
+    built: int,
+    adcs: tuple[_Converter | None, ...],
+    latency_s: float,
+) -> LayerLeaves:
+    """The components of one layer: every row of its price list, and its ADCs.
+
+    Crossbars built beyond those in use carry the ADCs of the layer's largest type.
+    """
+    numbers, areas_m2, energies_j = _adc_columns(use, built, adcs)
+    extra = len(numbers)
+    return LayerLeaves(
+        levels=prices.levels + ("crossbar",) * extra,
+        names=prices.names + (_ADC,) * extra,
+        numbers=(*[number * built for number in prices.numbers], *numbers),
+        areas_m2=(*[area_m2 * built for area_m2 in prices.areas_m2], *areas_m2),
+        energies_j=(*_energies(prices, use.events, built * latency_s), *energies_j),
+        adc_count=extra,
     )
+
+
+def _adc_columns(
+    use: LayerUse, built: int, adcs: tuple[_Converter | None, ...]
+) -> tuple[list[float], list[float], list[float]]:
+    """Number, area and energy of each ADC type of a layer."""
+    if len(adcs) == 1:
+        only = adcs[0]
+        if only is None:
+            return [], [], []
+        energy_j = only.energy_j * use.readers[0].conversions
+        return [built], [only.adc.area_m2 * built], [energy_j]
+    types = [(part, x) for part, x in zip(use.readers, adcs, strict=True) if x is not None]
+    numbers: list[float] = [part.crossbars for part, _ in types]
+    if types and built > use.crossbars:
+        widest = max(range(len(types)), key=lambda i: types[i][1].adc.bits)
+        numbers[widest] += built - use.crossbars
+    areas_m2 = [x.adc.area_m2 * number for (_, x), number in zip(types, numbers, strict=True)]
+    return numbers, areas_m2, [x.energy_j * part.conversions for part, x in types]
+
+
+def _energies(prices: PriceList, events: tuple[float, ...], stood_s: float) -> list[float]:
+    """Energy of each row of the price list; `stood_s` is crossbars times latency."""
+    pairs = zip(prices.energies_j, prices.events, strict=True)
+    if not prices.leaks:
+        return [energy_j * events[event] for energy_j, event in pairs]
+    return [
+        energy_j * events[event] + static_w * stood_s
+        for (energy_j, event), static_w in zip(pairs, prices.statics_w, strict=True)
+    ]
 
 
 def _layer_cost(
     layer: MappedLayer,
+    prices: PriceList,
+    use: LayerUse,
     built: int,
-    adc: AdcCost | None,
-    time_s: float,
-    leaves: tuple[Leaf, ...],
+    adcs: tuple[_Converter | None, ...],
+    leaves: LayerLeaves,
 ) -> LayerCost:
     """The record of one layer."""
-    converters = [leaf for leaf in leaves if leaf.name == _ADC]
+    spec = layer.spec
     return LayerCost(
         name=layer.shape.name,
-        crossbars=layer.crossbars,
-        wordlines=layer.spec.wordlines,
-        bitlines=layer.spec.bitlines,
-        adc_bits=layer.adc_bits,
+        crossbars=use.crossbars,
+        wordlines=spec.wordlines,
+        bitlines=spec.bitlines,
+        adc_bits=use.adc_bits,
         adc_bits_per_slice=layer.adc_bits_per_slice,
-        conversions=layer.conversions if is_read(layer) else 0,
+        conversions=int(use.events[0]),
+        replication=layer.replication,
+        utilisation=_utilisation(layer, use, prices.bitlines_per_output),
         built_crossbars=built,
-        built_adc_bits=0 if adc is None else adc.bits,
-        time_s=time_s,
-        adc_area_m2=math.fsum(leaf.area_m2 for leaf in converters),
-        adc_energy_j=math.fsum(leaf.energy_j for leaf in converters),
-        area_m2=math.fsum(leaf.area_m2 for leaf in leaves),
-        energy_j=math.fsum(leaf.energy_j for leaf in leaves),
+        built_adc_bits=max((x.adc.bits for x in adcs if x), default=0),
+        time_s=use.time_s,
+        leaves=leaves,
     )
+
+
+def _utilisation(layer: MappedLayer, use: LayerUse, bitlines_per_output: int) -> float:
+    """Share of the layer's cells, all copies, that its matrix occupies."""
+    cells = layer.shape.groups * layer.rows * layer.outputs * bitlines_per_output
+    room = use.crossbars * layer.spec.wordlines * layer.spec.bitlines
+    return quotient(layer.replication * cells, room)
 
 
 def _totals(
     layers: Sequence[MappedLayer],
     records: tuple[LayerCost, ...],
-    leaves: tuple[tuple[Leaf, ...], ...],
+    leaves: tuple[LayerLeaves, ...],
     latency_s: float,
 ) -> CostTotals:
     """The network's totals, from the leaves."""
-    area_m2 = math.fsum(leaf.area_m2 for group in leaves for leaf in group)
-    energy_j = math.fsum(leaf.energy_j for group in leaves for leaf in group)
-    slowest_s = max((record.time_s for record in records), default=0.0)
+    area_m2 = math.fsum(chain.from_iterable(group.areas_m2 for group in leaves))
+    energy_j = math.fsum(chain.from_iterable(group.energies_j for group in leaves))
+    adc_energy_j = math.fsum(chain.from_iterable(group.adc_energies_j for group in leaves))
+    per_s = quotient(1.0, max((record.time_s for record in records), default=0.0))
     ops = 2 * sum(layer.shape.macs for layer in layers)
-    ops_per_s = quotient(ops, slowest_s)
+    effective = 2 * sum(layer.nonzeros * layer.shape.positions for layer in layers)
     return CostTotals(
-        adc_area_m2=math.fsum(record.adc_area_m2 for record in records),
-        adc_power_w=quotient(math.fsum(record.adc_energy_j for record in records), latency_s),
+        adc_area_m2=math.fsum(chain.from_iterable(group.adc_areas_m2 for group in leaves)),
+        adc_power_w=quotient(adc_energy_j, latency_s),
         area_m2=area_m2,
         power_w=quotient(energy_j, latency_s),
         energy_j=energy_j,
         latency_s=latency_s,
-        ops_per_s=ops_per_s,
+        ops_per_s=ops * per_s,
         ops_per_s_per_w=quotient(ops, energy_j),
-        ops_per_s_per_m2=quotient(ops_per_s, area_m2),
+        ops_per_s_per_m2=quotient(ops * per_s, area_m2),
         crossbars=sum(record.crossbars for record in records),
+        effective_ops_per_s=effective * per_s,
+        effective_ops_per_s_per_w=quotient(effective, energy_j),
+        effective_ops_per_s_per_m2=quotient(effective * per_s, area_m2),
     )

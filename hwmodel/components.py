@@ -15,7 +15,6 @@ from typing import Any
 
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import ConfigError
-from hwmodel.geometry import MappedLayer
 from hwmodel.records import merge_tables, read_record
 
 __all__ = [
@@ -26,8 +25,6 @@ __all__ = [
     "Component",
     "Preset",
     "crossbar_sizes",
-    "event_counts",
-    "is_read",
     "load_preset",
     "preset_names",
     "scale_factor",
@@ -50,7 +47,7 @@ EVENTS = (
     "router_byte",
     "output_value",
 )
-"""What a layer makes happen; `event_counts` says how often."""
+"""What a layer makes happen; `hwmodel.events` says how often."""
 
 SIZES = (
     "wordlines",
@@ -92,42 +89,6 @@ def scale_factor(
     return math.prod(here[name] / there[name] for name in names)
 
 
-def is_read(layer: MappedLayer) -> bool:
-    """Whether the layer's crossbars are ever read: not when nothing in them can conduct."""
-    return layer.adc_bits > 0 and layer.conversions > 0
-
-
-def event_counts(layer: MappedLayer, output_bits: int) -> dict[str, float]:
-    """How often each of `EVENTS` happens in one inference; all zero for a layer never read.
-
-    Inputs leave the buffer once per position (im2col, no reuse between positions) and one
-    transfer on the bus serves all crossbars side by side; each of these keeps its own copy in its
-    register. Each crossbar returns its own partial sums of `output_bits`; finished outputs are as
-    wide as inputs and cross one router. Every cell of the layer's matrix counts in a cycle, be it
-    zero or not, cells outside it do not. All of this is assumed; conversions are exact.
-    """
-    if not is_read(layer):
-        return dict.fromkeys(EVENTS, 0.0)
-    spec, shape, positions = layer.spec, layer.shape, layer.shape.positions
-    inputs, outputs = shape.groups * layer.rows, shape.groups * layer.outputs
-    side_by_side = -(-layer.outputs // (spec.bitlines // spec.bitlines_per_output))
-    line_cycles = inputs * positions * spec.cycle_count
-    fetched = inputs * positions * spec.input_bits / 8
-    written = outputs * positions * spec.input_bits / 8
-    partial = outputs * layer.tiles * positions * output_bits / 8
-    return {
-        "conversion": layer.conversions,
-        "row_cycle": line_cycles * side_by_side,
-        "cell_cycle": line_cycles * layer.outputs * spec.bitlines_per_output,
-        "register_input_byte": fetched * side_by_side,
-        "partial_output_byte": partial,
-        "buffer_byte": fetched + written,
-        "bus_byte": fetched + partial,
-        "router_byte": written,
-        "output_value": outputs * positions,
-    }
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
     """One kind of part: its count, its price and how both follow the crossbar.
@@ -163,6 +124,8 @@ class Component:
     """Standing of the energy."""
     static_power_w: float = 0.0
     """The part of `power_w` that one instance draws always."""
+    digital: bool = False
+    """Whether area, power and energy follow a node table (`hwmodel.node_scaling`)."""
     io: bool = False
     """Whether it belongs to the chip's links, which a comparison may leave out."""
 

@@ -12,6 +12,7 @@ __all__ = [
     "CostReport",
     "CostTotals",
     "LayerCost",
+    "LayerLeaves",
     "Leaf",
     "NameplateLevel",
     "PeakReport",
@@ -68,6 +69,45 @@ class CostNode:
         }
 
 
+class Leaf(NamedTuple):
+    """One component of one layer, in numbers."""
+
+    level: str
+    name: str
+    number: float
+    area_m2: float
+    energy_j: float
+
+
+class LayerLeaves(NamedTuple):
+    """The components of one layer (or of the chip), column by column: what `Leaf` is row by row.
+
+    Columns are what sums need, and quick to make; rows are made when somebody asks.
+    """
+
+    levels: tuple[str, ...]
+    names: tuple[str, ...]
+    numbers: tuple[float, ...]
+    areas_m2: tuple[float, ...]
+    energies_j: tuple[float, ...]
+    adc_count: int = 0
+    """How many rows, the last ones, are ADCs."""
+
+    @property
+    def adc_areas_m2(self) -> tuple[float, ...]:
+        """Areas of the ADCs."""
+        return self.areas_m2[len(self.areas_m2) - self.adc_count :]
+
+    @property
+    def adc_energies_j(self) -> tuple[float, ...]:
+        """Energies of the ADCs."""
+        return self.energies_j[len(self.energies_j) - self.adc_count :]
+
+    def rows(self) -> tuple[Leaf, ...]:
+        """The components one by one."""
+        return tuple(map(Leaf, *self[:5]))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCost:
     """One layer's part of a `CostReport`."""
@@ -81,16 +121,38 @@ class LayerCost:
     """What the layer's own worst bitline needs, whatever the policy builds."""
     adc_bits_per_slice: tuple[int, ...]
     conversions: int
+    replication: int
+    """Copies of the layer among its crossbars."""
+    utilisation: float
+    """Share of the cells of its crossbars that the layer's matrix occupies."""
     built_crossbars: int
     """Crossbars paid for: more than used when whole IMAs and tiles are built."""
     built_adc_bits: int
     """Resolution of the ADCs paid for; 0: none."""
     time_s: float
     """Seconds that the layer takes for all positions of one inference."""
-    adc_area_m2: float
-    adc_energy_j: float
-    area_m2: float
-    energy_j: float
+    leaves: LayerLeaves
+    """Its components."""
+
+    @property
+    def adc_area_m2(self) -> float:
+        """Area of its ADCs."""
+        return math.fsum(self.leaves.adc_areas_m2)
+
+    @property
+    def adc_energy_j(self) -> float:
+        """Energy of its ADCs in one inference."""
+        return math.fsum(self.leaves.adc_energies_j)
+
+    @property
+    def area_m2(self) -> float:
+        """Area of all its components."""
+        return math.fsum(self.leaves.areas_m2)
+
+    @property
+    def energy_j(self) -> float:
+        """Energy of all its components in one inference."""
+        return math.fsum(self.leaves.energies_j)
 
     def to_json(self) -> dict[str, Any]:
         """The fields that other programs rely on."""
@@ -102,6 +164,8 @@ class LayerCost:
             "adc_bits": self.adc_bits,
             "adc_bits_per_slice": list(self.adc_bits_per_slice),
             "conversions": self.conversions,
+            "replication": self.replication,
+            "utilisation": self.utilisation,
         }
 
 
@@ -129,16 +193,12 @@ class CostTotals:
     """`ops_per_s / area_m2`."""
     crossbars: int
     """Crossbars in use."""
-
-
-class Leaf(NamedTuple):
-    """One component of one layer, in numbers."""
-
-    level: str
-    name: str
-    number: float
-    area_m2: float
-    energy_j: float
+    effective_ops_per_s: float
+    """As `ops_per_s`, but only multiply-accumulates with non-zero weights count."""
+    effective_ops_per_s_per_w: float
+    """As `ops_per_s_per_w`, but only multiply-accumulates with non-zero weights count."""
+    effective_ops_per_s_per_m2: float
+    """`effective_ops_per_s / area_m2`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,25 +213,23 @@ class CostReport:
     """Whether the law was asked outside its points for any layer."""
     layers: tuple[LayerCost, ...]
     totals: CostTotals
-    layer_leaves: tuple[tuple[Leaf, ...], ...]
-    """The leaves of `tree`, layer by layer."""
-    chip_leaves: tuple[Leaf, ...]
+    chip: LayerLeaves
     """The leaves that no layer owns."""
 
     @property
     def tree(self) -> CostNode:
         """Network -> layer -> level -> component, built anew on each call."""
         children = [
-            CostNode.group(layer.name, layer.built_crossbars, self._levels(leaves))
-            for layer, leaves in zip(self.layers, self.layer_leaves, strict=True)
+            CostNode.group(layer.name, layer.built_crossbars, self._levels(layer.leaves.rows()))
+            for layer in self.layers
         ]
-        return CostNode.group("network", 1, [*children, *self._levels(self.chip_leaves)])
+        return CostNode.group("network", 1, [*children, *self._levels(self.chip.rows())])
 
     def by_component(self) -> dict[str, dict[str, float]]:
         """Area and energy of each component over all layers, largest energy first."""
         found: dict[str, list[Leaf]] = {}
-        for leaves in (*self.layer_leaves, self.chip_leaves):
-            for leaf in leaves:
+        for leaves in (*(layer.leaves for layer in self.layers), self.chip):
+            for leaf in leaves.rows():
                 found.setdefault(leaf.name, []).append(leaf)
         sums = {
             name: {

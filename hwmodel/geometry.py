@@ -69,6 +69,20 @@ class MappedLayer:
     """Non-zero weights: effective multiply-accumulates per position."""
     unit_line_bits: int = 0
     """ADC resolution of the unit bitline that reads the sum of the inputs (flipped only)."""
+    replication: int = 1
+    """Copies of the layer's crossbars, which share its positions between them."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.replication <= self.shape.positions:
+            raise MappingError(
+                f"{self.shape.name}: replication is {self.replication}; "
+                f"allowed: 1 to its positions, {self.shape.positions}"
+            )
+        sizes = (self.rows, self.outputs, self.nonzeros, self.unit_line_bits)
+        if min(*sizes, *self.adc_bits_per_slice, *self.segments_per_slice) < 0:
+            raise MappingError(
+                f"{self.shape.name}: a size of the mapped layer is negative; allowed: 0 up"
+            )
 
     @property
     def adc_bits(self) -> int:
@@ -82,12 +96,18 @@ class MappedLayer:
 
     @property
     def crossbars(self) -> int:
-        """Physical crossbars of the layer."""
-        return crossbar_count(self.shape.groups, self.rows, self.outputs, self.spec)
+        """Physical crossbars of the layer, all its copies."""
+        one = crossbar_count(self.shape.groups, self.rows, self.outputs, self.spec)
+        return self.replication * one
+
+    @property
+    def passes(self) -> int:
+        """Positions that the busiest copy of the layer works through, one after the other."""
+        return -(-self.shape.positions // self.replication)
 
     @property
     def unit_lines(self) -> int:
-        """Unit bitlines (flipped only): one per group in every crossbar that holds a part of it."""
+        """Unit bitlines of one copy (flipped only): one per group in every crossbar of it."""
         if not self.unit_line_bits:
             return 0
         across = -(-self.outputs // (self.spec.bitlines // self.spec.bitlines_per_output))
@@ -105,7 +125,9 @@ class MappedLayer:
         if self.crossbars == 0:
             return 0.0
         cells = self.shape.groups * self.rows * self.outputs * self.spec.bitlines_per_output
-        return cells / (self.crossbars * self.spec.wordlines * self.spec.bitlines)
+        return (
+            self.replication * cells / (self.crossbars * self.spec.wordlines * self.spec.bitlines)
+        )
 
 
 def tile_count(rows: int, spec: CrossbarSpec) -> int:
@@ -113,11 +135,26 @@ def tile_count(rows: int, spec: CrossbarSpec) -> int:
     return -(-rows // spec.wordlines)
 
 
-def crossbar_count(groups: int, rows: int, outputs: int, spec: CrossbarSpec) -> int:
-    """Crossbars that hold `groups` matrices of `outputs x rows`."""
+def crossbar_count(
+    groups: int,
+    rows: int,
+    outputs: int,
+    spec: CrossbarSpec,
+    lines_per_output: int | None = None,
+) -> int:
+    """Crossbars that hold `groups` matrices of `outputs x rows`.
+
+    Args:
+        groups: matrices.
+        rows: inputs of one matrix.
+        outputs: outputs of one matrix.
+        spec: the crossbar.
+        lines_per_output: bitlines of one output on one crossbar (default: all of them; fewer
+            where bit slices lie on crossbars of their own).
+    """
     if rows == 0 or outputs == 0:
         return 0
-    outputs_per_crossbar = spec.bitlines // spec.bitlines_per_output
+    outputs_per_crossbar = spec.bitlines // (lines_per_output or spec.bitlines_per_output)
     across = -(-outputs // outputs_per_crossbar)
     if rows <= spec.wordlines and across == 1:
         shared = min(spec.wordlines // rows, outputs_per_crossbar // outputs)
@@ -132,6 +169,7 @@ def plan_layer(
     rows: int | None = None,
     outputs: int | None = None,
     nonzeros: int | None = None,
+    replication: int = 1,
 ) -> MappedLayer:
     """The layer as planned, before any weight is known: its worst case.
 
@@ -141,9 +179,11 @@ def plan_layer(
         rows: rows per group kept by structured pruning (default: all).
         outputs: outputs per group kept (default: all).
         nonzeros: most non-zero weights per segment and polarity (default: no bound).
+        replication: copies of its crossbars, which share its positions.
 
     Raises:
-        MappingError: more kept than there is, or a bound below one non-zero.
+        MappingError: more kept than there is, a bound below one non-zero, or more copies than
+            positions.
     """
     rows = shape.rows if rows is None else rows
     outputs = shape.outputs if outputs is None else outputs
@@ -173,6 +213,7 @@ def plan_layer(
         segments_per_slice=(segments,) * spec.slice_count,
         nonzeros=kept,
         unit_line_bits=unit_line_bits(spec, segment) if segments else 0,
+        replication=replication,
     )
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from hwmodel.adc.base import AdcCost, AdcLaw
-from hwmodel.components import Component, Preset, event_counts, scale_factor
+from hwmodel.components import Component, Preset, scale_factor
 from hwmodel.cost_report import CostNode, NameplateLevel, PeakReport, quotient
 from hwmodel.crossbar import CrossbarSpec
+from hwmodel.events import event_counts
 from hwmodel.geometry import LayerShape, MappedLayer, plan_layer
 
 __all__ = ["roll_up_peak"]

@@ -19,6 +19,7 @@ from hwmodel.adc import adc_law
 from hwmodel.components import Preset, load_preset
 from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
 from hwmodel.errors import ConfigError
+from hwmodel.node_scaling import NODE_TABLE, at_node
 from hwmodel.records import check_keys, merge_tables, read_record
 from search.objectives import Bound, check_objectives, parse_bound
 from spaces.candidate import Candidate, LayerSetting
@@ -93,24 +94,30 @@ class HardwareConfig:
     law: str = "sar_split"
     """What an ADC costs; `crossfront list laws`."""
     policy: str = "layer"
-    """`layer`: each layer's ADCs are as large as it needs; `chip_max`: one ADC type for all."""
+    """`layer`: each layer's ADCs are as large as it needs; `chip_max`: one ADC type for all;
+    `tile_types:K`: at most K types; `slice`: one per bit slice; `early_stop`: one type, a SAR that
+    stops after the bits that a layer needs."""
     provisioning: str = "share"
     """`share`: a crossbar carries its share of IMA and tile; `whole`: whole IMAs and tiles."""
     include_io: bool = False
     """Charge the chip's links."""
+    node_m: float | None = None
+    """Technology node of ADCs and digital parts (default: the preset's own)."""
+    node_table: str = NODE_TABLE
+    """How digital parts follow the node."""
 
     def __post_init__(self) -> None:
         self.cost_model()
 
     def load_preset(self) -> Preset:
-        """The accelerator's components."""
-        return load_preset(self.preset)
+        """The accelerator's components, at the chosen node."""
+        return at_node(load_preset(self.preset), self.node_m, self.node_table)
 
     def cost_model(self) -> CostModel:
         """The cost model that these settings describe.
 
         Raises:
-            ConfigError: an unknown preset, law, policy or provisioning.
+            ConfigError: an unknown preset, law, policy, provisioning, node table or node.
         """
         return CostModel(
             self.load_preset(),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+_ALL = "all"
 Law = Annotated[str, typer.Option(help="ADC law; see 'crossfront list laws'.")]
 
 
@@ -31,19 +32,33 @@ def cost(
     bitlines: Annotated[int | None, typer.Option(help="Default: the preset's.")] = None,
     preset: Annotated[str | None, typer.Option(help="Name, or a TOML file.")] = None,
     law: Law = "sar_split",
-    policy: Annotated[str, typer.Option(help="layer or chip_max.")] = "layer",
+    policy: Annotated[
+        str,
+        typer.Option(help="layer, chip_max, tile_types:K, slice, early_stop, or all side by side."),
+    ] = "layer",
     provisioning: Annotated[str, typer.Option(help="share or whole.")] = "share",
+    node: Annotated[float | None, typer.Option(help="Node in nm (default: the preset's).")] = None,
+    node_table: Annotated[
+        str, typer.Option(help="How digital parts follow the node.")
+    ] = "stillmaker-baas",
+    band: Annotated[bool, typer.Option(help="Totals under every ADC law, and what leads.")] = False,
     peak: Annotated[bool, typer.Option(help="The preset's nameplate, all crossbars busy.")] = False,
     adc_bits: Annotated[int | None, typer.Option(help="ADC resolution of --peak.")] = None,
     as_json: Json = False,
 ) -> None:
     """Price a network or checkpoint: crossfront cost --network lenet5 --nonzeros 5."""
     from hwmodel.accelerator import ratio
+    from hwmodel.compare import under_laws, under_policies
     from search.cli.output import print_json
     from search.config import HardwareConfig
 
     hardware = HardwareConfig(
-        preset=preset or HardwareConfig().preset, law=law, policy=policy, provisioning=provisioning
+        preset=preset or HardwareConfig().preset,
+        law=law,
+        policy="layer" if policy == _ALL else policy,
+        provisioning=provisioning,
+        node_m=None if node is None else node * 1e-9,
+        node_table=node_table,
     )
     model = hardware.cost_model()
     if peak:
@@ -56,12 +71,16 @@ def cost(
         name, layers, shapes = _planned(model, network, _image(image), classes, chosen)
     report = model.evaluate(layers)
     dense = model.evaluate(_dense(layers, shapes))
-    content = {
+    content: dict[str, Any] = {
         "network": name,
         **report.to_json(),
         "dense": dense.to_json()["totals"],
         "ratio": ratio(dense, report),
     }
+    if policy == _ALL:
+        content["policies"] = under_policies(model, layers)
+    if band:
+        content["band"] = under_laws(model, layers)
     if as_json:
         print_json(content)
     else:
@@ -211,3 +230,33 @@ def _print_cost(content: dict[str, Any]) -> None:
         print(f"  {key:18} {value:.4g}")
     less = ", ".join(f"{key} {value:.2f}" for key, value in content["ratio"].items())
     print(f"  times less than dense on the same crossbars: {less}")
+    if "policies" in content:
+        _print_side_by_side("ADC policy", content["policies"]["totals"])
+        _print_refused(content["policies"]["refused"])
+    if "band" in content:
+        _print_band(content["band"])
+
+
+def _print_band(band: dict[str, Any]) -> None:
+    _print_side_by_side("ADC law", {name: x["totals"] for name, x in band["laws"].items()})
+    for name, entry in band["laws"].items():
+        leads = ", ".join(
+            f"{total}: {part['component']} {part['share']:.0%}"
+            for total, part in entry["dominant"].items()
+        )
+        note = " (extrapolated)" if entry["extrapolated"] else ""
+        print(f"  {name}{note}, largest component of {leads}")
+    _print_refused(band["refused"])
+
+
+def _print_side_by_side(what: str, columns: dict[str, dict[str, float]]) -> None:
+    """One line per total, one column per name."""
+    width = max([len(name) for name in columns] + [10])
+    print(f"  {what:26} " + " ".join(f"{name:>{width}}" for name in columns))
+    for key in next(iter(columns.values()), {}):
+        print(f"  {key:26} " + " ".join(f"{x[key]:>{width}.4g}" for x in columns.values()))
+
+
+def _print_refused(refused: dict[str, str]) -> None:
+    for name, reason in refused.items():
+        print(f"  {name} refused: {reason}")

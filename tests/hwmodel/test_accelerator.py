@@ -318,6 +318,8 @@ LAYER_KEYS = [
     "adc_bits",
     "adc_bits_per_slice",
     "conversions",
+    "replication",
+    "utilisation",
 ]
 TOTAL_KEYS = [
     "adc_area_m2",
@@ -330,6 +332,9 @@ TOTAL_KEYS = [
     "ops_per_s_per_w",
     "ops_per_s_per_m2",
     "crossbars",
+    "effective_ops_per_s",
+    "effective_ops_per_s_per_w",
+    "effective_ops_per_s_per_m2",
 ]
 
 

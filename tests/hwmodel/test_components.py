@@ -1,22 +1,18 @@
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hwmodel.components import (
-    EVENTS,
     SIZES,
     Component,
     crossbar_sizes,
-    event_counts,
     load_preset,
     preset_names,
     scale_factor,
 )
 from hwmodel.crossbar import CrossbarSpec, SignEncoding
 from hwmodel.errors import ConfigError
-from hwmodel.geometry import LayerShape, plan_layer
 
 REFERENCE = load_preset("isaac").reference
 
@@ -35,7 +31,7 @@ def component(**fields: Any) -> Component:
 
 
 def test_shipped_presets_load_and_cite_every_component() -> None:
-    assert preset_names() == ("isaac", "isaac-8bit-weights")
+    assert preset_names() == ("forms-like", "isaac", "isaac-8bit-weights", "small-edge")
     for name in preset_names():
         preset = load_preset(name)
         assert preset.name == name
@@ -68,6 +64,27 @@ def test_wide_crossbars_wait_for_their_adc(bitlines: int, cycle_s: float, rate_h
     assert preset.adc_rate_hz(spec) == pytest.approx(rate_hz)
 
 
+def test_the_small_chip_is_a_sixth_of_a_tile_four_times() -> None:
+    small, isaac = load_preset("small-edge"), load_preset("isaac-8bit-weights")
+    assert (small.crossbars, small.crossbars_per_tile) == (64, 16)
+    buffers = [next(p for p in x.components if p.name == "edram") for x in (small, isaac)]
+    each = [
+        part.count / preset.crossbars_per_tile
+        for part, preset in zip(buffers, (small, isaac), strict=True)
+    ]
+    assert each[0] == pytest.approx(each[1])
+    assert next(p for p in small.components if p.io).count == 0
+
+
+def test_forms_has_its_published_formats_and_converters() -> None:
+    """FORMS, ISCA 2021: 16-bit inputs, 8-bit weights, 2-bit cells, 32 ADCs of 2.1 GS/s an IMA."""
+    preset = load_preset("forms-like")
+    spec = preset.crossbar
+    assert (spec.input_bits, spec.weight_bits, spec.cell_bits) == (16, 8, 2)
+    assert preset.crossbars_per_ima == 32
+    assert preset.adc_rate_hz(spec) == pytest.approx(2.1e9)
+
+
 def test_sizes_of_the_reference_are_the_published_registers() -> None:
     sizes = crossbar_sizes(REFERENCE, 16)
     assert tuple(sizes) == SIZES
@@ -94,35 +111,6 @@ def test_buffers_and_links_grow_with_the_crossbar() -> None:
     assert scale_factor(["wordlines", "dac_levels"], large, REFERENCE, 16) == 8
     unscaled = {part.name for part in load_preset("isaac").components if not part.scales_with}
     assert unscaled == {"shift_add", "hyper_transport"}
-
-
-def test_events_of_a_small_layer_by_hand() -> None:
-    spec = CrossbarSpec(wordlines=4, bitlines=16, weight_bits=8, input_bits=8)
-    layer = plan_layer(LayerShape(name="l", rows=6, outputs=3, positions=5), spec)
-    assert (layer.crossbars, spec.bitlines_per_output, spec.cycle_count) == (4, 8, 8)
-    assert event_counts(layer, 16) == {
-        "conversion": 2 * 3 * 8 * 5 * 8,
-        "row_cycle": 6 * 2 * 5 * 8,
-        "cell_cycle": 6 * 3 * 8 * 5 * 8,
-        "register_input_byte": 6 * 2 * 5,
-        "partial_output_byte": 3 * 2 * 5 * 2,
-        "buffer_byte": (6 + 3) * 5,
-        "bus_byte": (6 + 3 * 2 * 2) * 5,
-        "router_byte": 3 * 5,
-        "output_value": 3 * 5,
-    }
-
-
-@pytest.mark.parametrize("kept", [{"rows": 0}, {"outputs": 0}])
-def test_a_layer_pruned_away_makes_nothing_happen(kept: dict[str, int]) -> None:
-    layer = plan_layer(LayerShape(name="l", rows=6, outputs=3, positions=5), CrossbarSpec(), **kept)
-    assert event_counts(layer, 16) == dict.fromkeys(EVENTS, 0.0)
-
-
-def test_a_layer_of_zeros_makes_nothing_happen() -> None:
-    layer = plan_layer(LayerShape(name="l", rows=6, outputs=3, positions=5), CrossbarSpec())
-    zeros = replace(layer, adc_bits_per_slice=(0,) * 4, segments_per_slice=(0,) * 4, nonzeros=0)
-    assert event_counts(zeros, 16) == dict.fromkeys(EVENTS, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +183,7 @@ def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, message: str) -
         ("base = 3", "base is 3; allowed: a name or a path"),
         ("tiles = ", "cannot be read"),
         ("tiles = 3", "name is missing"),
-        ('base = "eniac"', "preset is 'eniac'; allowed: isaac, isaac-8bit-weights"),
+        ('base = "eniac"', "preset is 'eniac'; allowed: forms-like, isaac, isaac-8bit-weights"),
     ],
 )
 def test_unreadable_files_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -123,3 +126,34 @@ def test_kept_rows_fill_whole_crossbars_or_the_layer(share: float, dense: int, u
     assert 1 <= kept <= dense
     assert kept == dense or kept % unit == 0
     assert kept >= round(share * dense)
+
+
+def test_copies_multiply_crossbars_and_divide_positions() -> None:
+    shape = LayerShape(name="conv", rows=300, outputs=20, positions=10)
+    one, three = (plan_layer(shape, CrossbarSpec(), replication=n) for n in (1, 3))
+    assert three.crossbars == 3 * one.crossbars
+    assert (one.passes, three.passes) == (10, 4)
+    assert three.conversions == one.conversions
+    assert three.utilisation == pytest.approx(one.utilisation)
+
+
+@pytest.mark.parametrize("copies", [0, -1, 11])
+def test_more_copies_than_positions_are_refused(copies: int) -> None:
+    shape = LayerShape(name="conv", rows=300, outputs=20, positions=10)
+    with pytest.raises(MappingError, match=f"conv: replication is {copies}; allowed: 1 to"):
+        plan_layer(shape, CrossbarSpec(), replication=copies)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"nonzeros": -1}, {"rows": -3}, {"segments_per_slice": (1, -1, 1, 1)}]
+)
+def test_negative_sizes_are_refused(fields: dict[str, Any]) -> None:
+    mapped = plan_layer(LayerShape(name="conv", rows=9, outputs=9), CrossbarSpec())
+    with pytest.raises(MappingError, match="conv: a size of the mapped layer is negative"):
+        replace(mapped, **fields)
+
+
+def test_slices_on_their_own_crossbars_are_counted_apart() -> None:
+    spec = CrossbarSpec()
+    assert crossbar_count(1, 300, 65, spec) == 3 * 5
+    assert crossbar_count(1, 300, 65, spec, spec.polarity_count) == 3 * 2

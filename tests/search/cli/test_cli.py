@@ -36,6 +36,9 @@ TOTALS = {
     "ops_per_s_per_w",
     "ops_per_s_per_m2",
     "crossbars",
+    "effective_ops_per_s",
+    "effective_ops_per_s_per_w",
+    "effective_ops_per_s_per_m2",
 }
 
 
@@ -258,6 +261,8 @@ def test_cost_json_has_exactly_the_documented_keys(run: Run) -> None:
             "adc_bits",
             "adc_bits_per_slice",
             "conversions",
+            "replication",
+            "utilisation",
         }
         assert max(layer["adc_bits_per_slice"]) == layer["adc_bits"] == 4
     assert set(found["totals"]) == set(found["dense"]) == TOTALS
@@ -295,6 +300,39 @@ def test_cost_takes_sizes_law_and_policy(run: Run) -> None:
     found = run("cost", "--network", "mlp", "--image", "3x8X8", *arguments, "--json").json
     assert (found["law"], found["policy"]) == ("pow2", "chip_max")
     assert {(layer["wordlines"], layer["bitlines"]) for layer in found["layers"]} == {(64, 256)}
+
+
+def test_policies_are_reported_side_by_side(run: Run) -> None:
+    found = run("cost", "--network", "mlp", "--nonzeros", 5, "--policy", "all", "--json").json
+    totals = found["policies"]["totals"]
+    assert set(totals) == {"layer", "chip_max", "tile_types:2", "slice", "early_stop"}
+    assert found["policies"]["refused"] == {}
+    assert found["policy"] == "layer"
+    assert totals["layer"] == found["totals"]
+    one = run("cost", "--network", "mlp", "--nonzeros", 5, "--policy", "slice", "--json").json
+    assert totals["slice"] == one["totals"]
+    shown = run("cost", "--network", "mlp", "--policy", "all").out
+    assert all(name in shown for name in totals)
+
+
+def test_band_gives_every_law_and_what_dominates(run: Run) -> None:
+    found = run("cost", "--network", "mlp", "--nonzeros", 5, "--band", "--json").json
+    band = found["band"]
+    assert set(band["laws"]) | set(band["refused"]) == set(ADC_LAWS)
+    assert band["laws"][found["law"]]["totals"] == found["totals"]
+    for key, span in band["range"].items():
+        assert span["low"] <= found["totals"][key] <= span["high"]
+    for entry in band["laws"].values():
+        assert set(entry["dominant"]) == {"area_m2", "energy_j", "power_w"}
+    assert "largest component" in run("cost", "--network", "mlp", "--band").out
+
+
+def test_a_smaller_node_costs_less(run: Run) -> None:
+    plain = run("cost", "--network", "mlp", "--json").json["totals"]
+    small = run("cost", "--network", "mlp", "--node", 16, "--json").json["totals"]
+    assert run("cost", "--network", "mlp", "--node", 32, "--json").json["totals"] == plain
+    for key in ("area_m2", "energy_j", "adc_area_m2"):
+        assert small[key] < plain[key]
 
 
 def test_peak_of_isaac_is_its_nameplate(run: Run) -> None:
@@ -343,8 +381,11 @@ def test_cost_is_printed_for_people(run: Run, arguments: list[object]) -> None:
         (["cost", "--nonzeros", 200], "200 non-zeros per segment; allowed: 1 to 128"),
         (["cost", "--wordlines", 0], "wordlines is 0"),
         (["cost", "--bitlines", 2], "bitlines is 2; one output needs 8"),
-        (["cost", "--preset", "nope"], "preset is 'nope'; allowed: isaac"),
+        (["cost", "--preset", "nope"], "preset is 'nope'; allowed: forms-like, isaac"),
         (["cost", "--policy", "x"], "ADC policy is 'x'; allowed: layer, chip_max"),
+        (["cost", "--policy", "tile_types:0"], "allowed after 'tile_types:': a whole number, 1 up"),
+        (["cost", "--node", 22], "node is 22 nm; allowed by table 'stillmaker-baas': 130, 90"),
+        (["cost", "--node-table", "x"], "node table is 'x'; allowed: stillmaker-baas"),
         (["cost", "--provisioning", "x"], "provisioning is 'x'"),
         (["cost", "--peak", "--adc-bits", 99], "ADC bits is 99"),
         (["cost", "nofolder"], "nofolder"),

@@ -1,0 +1,1 @@
+"""Tables that scale digital parts between technology nodes, one TOML file each."""
