@@ -17,6 +17,7 @@ __all__ = ["COMMANDS"]
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 _ALL = "all"
+_LEVELS = ("ima", "tile", "tiles", "chip")
 Law = Annotated[str, typer.Option(help="ADC law; see 'crossfront list laws'.")]
 
 
@@ -61,13 +62,15 @@ def cost(
         node_table=node_table,
     )
     model = hardware.cost_model()
-    if peak:
-        _print_peak(model, preset or hardware.preset, adc_bits, as_json)
-        return
+    chosen = {"nonzeros": nonzeros, "wordlines": wordlines, "bitlines": bitlines}
+    if adc_bits is not None and not peak:
+        raise ConfigError(f"--adc-bits is {adc_bits}; it goes with --peak")
     if folder is not None:
+        for option, value in chosen.items():
+            if value is not None:
+                raise ConfigError(f"--{option} is {value}; a stored network has its own")
         name, layers, shapes = _stored(folder)
     else:
-        chosen = {"nonzeros": nonzeros, "wordlines": wordlines, "bitlines": bitlines}
         name, layers, shapes = _planned(model, network, _image(image), classes, chosen)
     report = model.evaluate(layers)
     dense = model.evaluate(_dense(layers, shapes))
@@ -81,6 +84,10 @@ def cost(
         content["policies"] = under_policies(model, layers)
     if band:
         content["band"] = under_laws(model, layers)
+    if peak:
+        nameplate = model.peak(adc_bits).to_json()
+        levels = {level: nameplate.pop(level) for level in _LEVELS}
+        content |= {**levels, "peak": nameplate}
     if as_json:
         print_json(content)
     else:
@@ -156,18 +163,6 @@ def _print_adc(found: "AdcCost", node_nm: float) -> None:
     )
 
 
-def _print_peak(model: "CostModel", preset: str, adc_bits: int | None, as_json: bool) -> None:
-    from search.cli.output import print_json
-
-    content = {"preset": preset, "law": model.law.name, **model.peak(adc_bits).to_json()}
-    if as_json:
-        print_json(content)
-        return
-    for level in ("ima", "tile", "tiles", "chip"):
-        power, area = content[level]["power_w"], content[level]["area_m2"]
-        print(f"{level:6} {power:.5g} W  {area * 1e6:.5g} mm2")
-
-
 def _stored(folder: Path) -> "tuple[str, list[MappedLayer], dict[str, LayerShape]]":
     """The layers of a checkpoint as they are stored."""
     from trainers.checkpoint import load_checkpoint
@@ -235,6 +230,11 @@ def _print_cost(content: dict[str, Any]) -> None:
         _print_refused(content["policies"]["refused"])
     if "band" in content:
         _print_band(content["band"])
+    if "peak" in content:
+        print("  nameplate of the preset's own chip, everything busy:")
+        for level in _LEVELS:
+            power, area = content[level]["power_w"], content[level]["area_m2"]
+            print(f"    {level:6} {power:.5g} W  {area * 1e6:.5g} mm2")
 
 
 def _print_band(band: dict[str, Any]) -> None:

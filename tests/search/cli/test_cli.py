@@ -350,7 +350,6 @@ def test_peak_of_isaac_is_its_nameplate(run: Run) -> None:
         assert found[level]["area_m2"] == pytest.approx(area_m2, rel=2e-3)
 
 
-@pytest.mark.xfail(strict=True, reason="the nameplate replaces the cost instead of joining it")
 def test_peak_adds_to_the_json_of_cost(run: Run) -> None:
     """The design: `cost --preset isaac --peak` adds "ima", "tile", "tiles", "chip"."""
     plain = run("cost", "--preset", "isaac", "--json").json
