@@ -6,7 +6,9 @@ crossbar block-diagonally: they use different wordlines *and* different bitlines
 segment holds cells of two groups.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from hwmodel.crossbar import CrossbarSpec, SignEncoding, lossless_adc_bits, worst_level_sum
 from hwmodel.errors import MappingError
@@ -83,6 +85,19 @@ class MappedLayer:
             raise MappingError(
                 f"{self.shape.name}: a size of the mapped layer is negative; allowed: 0 up"
             )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain fields, as `from_json` reads them: what a cost can be computed anew from."""
+        return {**asdict(self), "spec": self.spec.to_json()}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "MappedLayer":
+        """The layer that `to_json` wrote."""
+        sized = {key: tuple(fields[key]) for key in ("adc_bits_per_slice", "segments_per_slice")}
+        shape = LayerShape(**fields["shape"])
+        return cls(
+            **{**fields, **sized, "shape": shape, "spec": CrossbarSpec.from_json(fields["spec"])}
+        )
 
     @property
     def adc_bits(self) -> int:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hwmodel.accelerator import CostModel, CostReport
+from hwmodel.accelerator import CostModel
 from hwmodel.crossbar import CrossbarPlan
 from hwmodel.errors import CrossfrontError
 from hwmodel.geometry import LayerShape
@@ -34,7 +34,6 @@ __all__ = [
     "check_problem",
     "evaluate",
     "load_problem",
-    "network_cost",
     "train_dense",
 ]
 
@@ -52,6 +51,8 @@ class Evaluation:
     """Every objective by name: accuracy of the finalised integer network, costs in SI units."""
     adc_bits: Mapping[str, int] = field(default_factory=dict)
     """Certified ADC resolution by layer."""
+    layers: Sequence[Mapping[str, Any]] = ()
+    """The layers as they lie on their crossbars (`MappedLayer.to_json`), for pricing anew."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """`train` and `total`, in the worker."""
     reason: str = ""
@@ -64,7 +65,7 @@ class Evaluation:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Evaluation":
         """The evaluation that `to_json` wrote."""
-        return cls(**fields)
+        return cls(**{**fields, "layers": tuple(fields.get("layers", ()))})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -196,14 +197,6 @@ def evaluate(problem: Problem, candidate: Candidate, weights: Path, checkpoint: 
         return Evaluation(status=FAILED, reason=str(error), seconds=seconds)
 
 
-def network_cost(problem: Problem, integer: nn.Module) -> CostReport:
-    """What an integer network costs, from its stored weights."""
-    layers = integer_layers(integer)
-    return problem.cost_model.evaluate(
-        [layer.mapped(problem.shapes[name]) for name, layer in layers.items()]
-    )
-
-
 def _finish(
     problem: Problem,
     network: nn.Module,
@@ -217,7 +210,9 @@ def _finish(
     calibration = _training_images(problem)
     count = min(problem.config.train.calibration_count, len(calibration))
     integer = finalise(network, method, problem.shapes, calibration.subset(count))
-    report = network_cost(problem, integer)
+    stored = integer_layers(integer)
+    mapped = [layer.mapped(problem.shapes[name]) for name, layer in stored.items()]
+    report = problem.cost_model.evaluate(mapped)
     values = {"accuracy": accuracy(integer, problem.dataset.test), **cost_values(report)}
     save_checkpoint(
         checkpoint,
@@ -240,9 +235,8 @@ def _finish(
     return Evaluation(
         status=COMPLETE,
         values=values,
-        adc_bits={
-            name: layer.certify().adc_bits for name, layer in integer_layers(integer).items()
-        },
+        adc_bits={name: layer.certify().adc_bits for name, layer in stored.items()},
+        layers=[layer.to_json() for layer in mapped],
         seconds={"train": train_s, "total": time.perf_counter() - started},
     )
 

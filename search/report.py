@@ -3,7 +3,7 @@
 import html
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 
 from hwmodel.cost_report import gain
 from search.objectives import COSTS, direction
+from search.rescore import Rescored
 from search.study import Study, candidate_of, status, values
 from search.tracking import mirrored_runs
 
@@ -49,10 +50,16 @@ def ratios(dense: dict[str, float], found: dict[str, float]) -> dict[str, float]
     return {name: gain(dense[name], found[name]) for name in COSTS}
 
 
-def pareto_json(study: Study) -> dict[str, Any]:
-    """The JSON of `crossfront pareto --json`."""
+def pareto_json(study: Study, rescored: Rescored | None = None) -> dict[str, Any]:
+    """The JSON of `crossfront pareto --json`.
+
+    Args:
+        study: finished or running.
+        rescored: the study under another ADC law; adds `law`, `left` and `joined`.
+    """
+    if rescored is not None:
+        return _rescored_json(study, rescored)
     dense = study.dense
-    runs = mirrored_runs(study)
     return {
         "study": study.folder.name,
         "objectives": [
@@ -62,17 +69,37 @@ def pareto_json(study: Study) -> dict[str, Any]:
         "hypervolume": study.hypervolume(),
         "dense": {"values": {} if dense is None else dict(dense.values)},
         "trials": study.counts(),
-        "front": [
-            {
-                "number": trial.number,
-                "run_id": runs.get(trial.number),
-                "values": values(trial),
-                "candidate": trial.user_attrs["candidate"],
-                "adc_bits": trial.user_attrs["evaluation"]["adc_bits"],
-            }
-            for trial in study.front()
-        ],
+        "front": _front_json(study, [(trial, values(trial)) for trial in study.front()]),
     }
+
+
+def _rescored_json(study: Study, rescored: Rescored) -> dict[str, Any]:
+    return {
+        **pareto_json(study),
+        "law": rescored.law,
+        "reference": rescored.reference,
+        "hypervolume": rescored.hypervolume,
+        "dense": {"values": rescored.dense},
+        "front": _front_json(study, rescored.front),
+        "left": list(rescored.left),
+        "joined": list(rescored.joined),
+    }
+
+
+def _front_json(
+    study: Study, front: Sequence[tuple[FrozenTrial, Mapping[str, float]]]
+) -> list[dict[str, Any]]:
+    runs = mirrored_runs(study)
+    return [
+        {
+            "number": trial.number,
+            "run_id": runs.get(trial.number),
+            "values": dict(found),
+            "candidate": trial.user_attrs["candidate"],
+            "adc_bits": trial.user_attrs["evaluation"]["adc_bits"],
+        }
+        for trial, found in front
+    ]
 
 
 def write_tables(study: Study) -> dict[str, Path]:

@@ -4,20 +4,31 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from search.objectives import COSTS
 from search.report import display_name, display_number, display_value, ratios
+from search.rescore import Rescored
 from search.run import Outcome
 from search.study import Study, candidate_of, values
 
-__all__ = ["StudyDisplay", "front_table", "print_json", "print_summary", "say"]
+__all__ = [
+    "StudyDisplay",
+    "front_table",
+    "print_json",
+    "print_rescored",
+    "print_summary",
+    "say",
+]
 
 _WITHIN = 0.01
+_SHOWN = ("accuracy", "adc_area", "adc_power", "area", "power")
 
 
 def say(text: str) -> None:
@@ -86,31 +97,47 @@ class StudyDisplay:
 
 def front_table(study: Study) -> Table:
     """The front, best accuracy first, with the dense network in the last row."""
+    dense = study.dense
+    table = _members_table([(trial, values(trial)) for trial in study.front()])
+    if dense is not None:
+        _add_dense(table, dense.values, _bits(dense.adc_bits))
+    return table
+
+
+def print_rescored(rescored: Rescored) -> None:
+    """The front under another ADC law, and who left or joined it."""
+    console = Console(width=None if sys.stdout.isatty() else 132)
+    table = _members_table(rescored.front)
+    table.title = f"under the ADC law {rescored.law}"
+    _add_dense(table, rescored.dense, "")
+    console.print(table)
+    for what, numbers in (("leave", rescored.left), ("join", rescored.joined)):
+        named = ", ".join(map(str, numbers)) or "none"
+        console.print(f"trials that {what} the front: {named}", highlight=False)
+    console.print(f"hypervolume {rescored.hypervolume:.4f}", highlight=False)
+
+
+def _members_table(members: Sequence[tuple[FrozenTrial, Mapping[str, float]]]) -> Table:
     table = Table()
-    shown = ("accuracy", "adc_area", "adc_power", "area", "power")
     table.add_column("trial", justify="right")
-    for name in shown:
+    for name in _SHOWN:
         table.add_column(display_name(name), justify="right")
     table.add_column("crossbar", justify="right")
     table.add_column("ADC bits")
-    for trial in sorted(study.front(), key=lambda t: -values(t)["accuracy"]):
-        found, spec = values(trial), candidate_of(trial).plan.default
+    for trial, found in sorted(members, key=lambda member: -member[1]["accuracy"]):
+        spec = candidate_of(trial).plan.default
         table.add_row(
             str(trial.number),
-            *[display_number(name, found[name]) for name in shown],
+            *[display_number(name, found[name]) for name in _SHOWN],
             f"{spec.wordlines}x{spec.bitlines}",
             _bits(trial.user_attrs["evaluation"]["adc_bits"]),
         )
-    dense = study.dense
-    if dense is not None:
-        table.add_section()
-        table.add_row(
-            "dense",
-            *[display_number(name, dense.values[name]) for name in shown],
-            "",
-            _bits(dense.adc_bits),
-        )
     return table
+
+
+def _add_dense(table: Table, found: Mapping[str, float], bits: str) -> None:
+    table.add_section()
+    table.add_row("dense", *[display_number(name, found[name]) for name in _SHOWN], "", bits)
 
 
 def print_summary(study: Study, outcome: Outcome | None) -> None:

@@ -96,17 +96,22 @@ def resume(
 def pareto(
     name: Annotated[str, typer.Argument(help="The study.")],
     storage: Storage = _STUDIES,
+    under: Annotated[str | None, typer.Option(help="Price it anew under another ADC law.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the front of a study, finished or running: crossfront pareto lenet5 --json."""
-    from search.cli.output import print_json, print_summary
+    """Print the front of a study, finished or running: crossfront pareto lenet5 --under pow2."""
+    from search.cli.output import print_json, print_rescored, print_summary
     from search.folder import StudyFolder
     from search.report import pareto_json
+    from search.rescore import rescore
     from search.study import Study
 
     study = Study.open(StudyFolder(storage, name))
+    rescored = None if under is None else rescore(study, under)
     if as_json:
-        print_json(pareto_json(study))
+        print_json(pareto_json(study, rescored))
+    elif rescored is not None:
+        print_rescored(rescored)
     else:
         print_summary(study, None)
 
