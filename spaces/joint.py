@@ -145,7 +145,7 @@ class JointSpace:
         )
 
     def starts(self) -> list[dict[str, Any]]:
-        """The same step of every layer's choices, mildest first, on or near the base's crossbar."""
+        """The same step of every layer's choices, mildest first, on the base's own crossbar."""
         config, base = self.config, self.base
         sizes = {
             name: _nearest(getattr(config, name), getattr(base, name))
@@ -205,8 +205,7 @@ class JointSpace:
 class _Uniform:
     """A suggester of the same step in every layer's choices; it records the parameters.
 
-    Every second strength keeps about half of rows and outputs, on the next taller crossbar: what is
-    left of a layer then fits into fewer of them.
+    Every second strength keeps about half of the rows and outputs.
     """
 
     def __init__(self, strength: int, sizes: Mapping[str, int]) -> None:
@@ -221,8 +220,6 @@ class _Uniform:
             value = min(self.strength, high)
         elif kind in ("kept_filters", "kept_shapes"):
             value = high // 2 if halved else high
-        elif kind == "wordlines":
-            value = min(self.sizes[kind] + halved, high)
         else:
             value = self.sizes[kind]
         self.parameters[name] = value
