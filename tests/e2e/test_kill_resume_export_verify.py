@@ -20,6 +20,10 @@ trials = {TRIALS}
 sampler = "random"
 constraints = ["accuracy >= 0.01"]
 
+# Bounds that segments surely reach, so that one more weight breaks a certificate.
+[space]
+nonzeros = [2, 5]
+
 [data]
 test_count = 200
 
