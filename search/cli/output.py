@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from search.folder import DEFAULT_STORAGE
 from search.objectives import COSTS
 from search.report import display_name, display_number, display_value, ratios
 from search.rescore import Rescored
@@ -155,7 +156,7 @@ def print_summary(study: Study, outcome: Outcome | None) -> None:
         lines += _timing(study, outcome)
         if not outcome.mirrored:
             lines.append(f"MLflow is behind; 'crossfront resume {name}' sends the rest")
-    option = "" if str(folder.storage) == "studies" else f" --storage {folder.storage}"
+    option = "" if folder.storage == DEFAULT_STORAGE else f" --storage {folder.storage}"
     lines += [
         f"study     {folder.path}",
         f"report    {folder.path / 'report.html'}",

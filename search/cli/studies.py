@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwmodel.errors import ConfigError, StudyError
+from search.folder import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from search.study import Study
@@ -25,8 +26,6 @@ TimeBudget = Annotated[
 TrackingUri = Annotated[str | None, typer.Option(help="An MLflow server or database.")]
 Workers = Annotated[int | None, typer.Option(help="Trials at a time.")]
 
-_STUDIES = Path("studies")
-
 
 def search(
     config: Annotated[Path, typer.Argument(help="The study's TOML file.")],
@@ -34,7 +33,7 @@ def search(
     max_trials: MaxTrials = None,
     time_budget: TimeBudget = None,
     workers: Workers = None,
-    storage: Storage = _STUDIES,
+    storage: Storage = DEFAULT_STORAGE,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
     tracking_uri: TrackingUri = None,
     quiet: Quiet = False,
@@ -75,7 +74,7 @@ def resume(
     max_trials: MaxTrials = None,
     time_budget: TimeBudget = None,
     workers: Workers = None,
-    storage: Storage = _STUDIES,
+    storage: Storage = DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -95,7 +94,7 @@ def resume(
 
 def pareto(
     name: Annotated[str, typer.Argument(help="The study.")],
-    storage: Storage = _STUDIES,
+    storage: Storage = DEFAULT_STORAGE,
     under: Annotated[str | None, typer.Option(help="Price it anew under another ADC law.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -125,7 +124,7 @@ def export(
             help="knee, an objective, a trial's number, or e.g. 'accuracy>=0.88,min:area'."
         ),
     ] = "knee",
-    storage: Storage = _STUDIES,
+    storage: Storage = DEFAULT_STORAGE,
     samples: Annotated[int, typer.Option(help="Test images that travel along.", min=1)] = 2000,
     as_json: Json = False,
 ) -> None:
@@ -157,7 +156,7 @@ def export(
 
 def ui(
     name: Annotated[str, typer.Argument(help="The study.")],
-    storage: Storage = _STUDIES,
+    storage: Storage = DEFAULT_STORAGE,
     port: Annotated[int | None, typer.Option(help="Default: 5000, or the next free one.")] = None,
 ) -> None:
     """Open MLflow's own interface on this machine: crossfront ui lenet5."""
