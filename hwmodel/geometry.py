@@ -184,6 +184,7 @@ def plan_layer(
     rows: int | None = None,
     outputs: int | None = None,
     nonzeros: int | None = None,
+    adc_bits: int | None = None,
     replication: int = 1,
 ) -> MappedLayer:
     """The layer as planned, before any weight is known: its worst case.
@@ -194,6 +195,7 @@ def plan_layer(
         rows: rows per group kept by structured pruning (default: all).
         outputs: outputs per group kept (default: all).
         nonzeros: most non-zero weights per segment and polarity (default: no bound).
+        adc_bits: resolution that every segment's level sums are held to (default: no bound).
         replication: copies of its crossbars, which share its positions.
 
     Raises:
@@ -205,14 +207,21 @@ def plan_layer(
     for what, kept, dense in (("rows", rows, shape.rows), ("outputs", outputs, shape.outputs)):
         if not 0 <= kept <= dense:
             raise MappingError(f"{shape.name}: {kept} {what} kept; allowed: 0 to {dense}")
-    if nonzeros is not None and nonzeros < 1:
-        raise MappingError(f"{shape.name}: {nonzeros} non-zeros per segment; allowed: 1 up")
+    for what, least in (("non-zeros per segment", nonzeros), ("ADC bits", adc_bits)):
+        if least is not None and least < 1:
+            raise MappingError(f"{shape.name}: {least} {what}; allowed: 1 up")
     segment = min(rows, spec.wordlines)
     bound = segment if nonzeros is None else min(nonzeros, segment)
-    slices = range(spec.slice_count)
     tiles = tile_count(rows, spec)
     segments = shape.groups * tiles * outputs * spec.polarity_count
+    readable = None if adc_bits is None else ((1 << adc_bits) - 1) // spec.digit_limit
+    if readable is not None:  # a non-zero weight stores at least one level in some slice
+        bound = min(bound, readable * spec.slice_count)
     held = sum(min(bound, min(spec.wordlines, rows - t * spec.wordlines)) for t in range(tiles))
+    sums = [
+        worst_level_sum(spec, index, segment, bound) if segments else 0
+        for index in range(spec.slice_count)
+    ]
     kept = min(held * spec.polarity_count, rows) * outputs * shape.groups
     return MappedLayer(
         shape=shape,
@@ -220,10 +229,8 @@ def plan_layer(
         rows=rows,
         outputs=outputs,
         adc_bits_per_slice=tuple(
-            lossless_adc_bits(worst_level_sum(spec, s, segment, bound), spec.dac_bits)
-            if segments
-            else 0
-            for s in slices
+            lossless_adc_bits(min(worst, worst if readable is None else readable), spec.dac_bits)
+            for worst in sums
         ),
         segments_per_slice=(segments,) * spec.slice_count,
         nonzeros=kept,

@@ -1,6 +1,7 @@
 """One TOML file per study, mapped one-to-one onto frozen dataclasses.
 
-    [study] [data] [network] [method] [space] [hardware] [train] [ray] [mlflow] [candidate]
+    [study] [data] [network] [method] [methods.NAME] [space] [hardware] [train] [ray] [mlflow]
+    [candidate]
 
 Every key has a default; an unknown one is an error that names the nearest.
 """
@@ -26,7 +27,7 @@ from spaces.candidate import Candidate, LayerSetting
 from spaces.joint import SpaceConfig
 from trainers.config import NetworkConfig, TrainConfig, check_choice, check_number
 from trainers.data.catalog import DataConfig
-from trainers.methods import METHOD_CONFIGS, MethodConfig, TinyAdcConfig
+from trainers.methods import METHODS, MethodConfig, TinyAdcConfig, method_entry
 
 __all__ = [
     "CandidateConfig",
@@ -164,6 +165,8 @@ class CandidateConfig:
     """Default: the preset's."""
     nonzeros: int | None = None
     """Most non-zero weights per bitline segment of every layer (default: no bound)."""
+    adc_bits: int | None = None
+    """ADC resolution of every layer's level sums (default: no bound)."""
     layers: Mapping[str, LayerSetting] = field(default_factory=dict)
     """Whole settings of single layers."""
     seed: int = 0
@@ -181,7 +184,8 @@ class CandidateConfig:
             wordlines=base.wordlines if self.wordlines is None else self.wordlines,
             bitlines=base.bitlines if self.bitlines is None else self.bitlines,
         )
-        uniform = {name: LayerSetting(nonzeros=self.nonzeros) for name in layers}
+        setting = LayerSetting(nonzeros=self.nonzeros, adc_bits=self.adc_bits)
+        uniform = dict.fromkeys(layers, setting)
         return Candidate(
             network=network,
             method=method,
@@ -199,6 +203,8 @@ class StudyConfig:
     data: DataConfig = field(default_factory=DataConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     method: MethodConfig = field(default_factory=TinyAdcConfig)
+    methods: Mapping[str, MethodConfig] = field(default_factory=dict)
+    """Settings of the other methods that the space chooses from, by name."""
     space: SpaceConfig = field(default_factory=SpaceConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -209,7 +215,22 @@ class StudyConfig:
     @property
     def method_name(self) -> str:
         """The method's name in the configuration."""
-        return next(name for name, kind in METHOD_CONFIGS.items() if type(self.method) is kind)
+        return next(name for name, entry in METHODS.items() if type(self.method) is entry.config)
+
+    @property
+    def space_methods(self) -> tuple[str, ...]:
+        """The methods that a search chooses from."""
+        return self.space.methods or (self.method_name,)
+
+    def method_config(self, name: str) -> MethodConfig:
+        """The settings of a method: the study's own, or those of `[methods.NAME]`, or defaults.
+
+        Raises:
+            ConfigError: an unknown method.
+        """
+        if name == self.method_name:
+            return self.method
+        return self.methods.get(name) or method_entry(name).config()
 
     def to_json(self) -> dict[str, Any]:
         """Plain tables, as `read_config` reads them; keys without a value are left out."""
@@ -222,6 +243,7 @@ class StudyConfig:
         return [
             f"{section.name}.{key.name}"
             for section in fields(self)
+            if section.name != "methods"
             for key in fields(getattr(self, section.name))
             if getattr(getattr(self, section.name), key.name) is None
         ]
@@ -285,6 +307,13 @@ def read_config(tables: Mapping[str, Any]) -> StudyConfig:
     }
     if "method" in tables:
         sections["method"] = _read_method(tables["method"])
+    others = tables.get("methods", {})
+    if not isinstance(others, Mapping):
+        raise ConfigError(f"methods is {others!r}; allowed: tables, [methods.NAME]")
+    sections["methods"] = {
+        name: read_record(method_entry(name).config, settings, f"methods.{name}")
+        for name, settings in others.items()
+    }
     return StudyConfig(**sections)
 
 
@@ -292,10 +321,8 @@ def _read_method(table: object) -> MethodConfig:
     if not isinstance(table, Mapping):
         raise ConfigError(f"method is {table!r}; allowed: a table")
     name = table.get("name", "tinyadc")
-    if not isinstance(name, str) or name not in METHOD_CONFIGS:
-        raise ConfigError(f"method.name is {name!r}; allowed: {', '.join(METHOD_CONFIGS)}")
     settings = {key: value for key, value in table.items() if key != "name"}
-    return read_record(METHOD_CONFIGS[name], settings, "method")
+    return read_record(method_entry(name).config, settings, "method")
 
 
 def _without_none(value: Any) -> Any:

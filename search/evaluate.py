@@ -180,7 +180,8 @@ def evaluate(problem: Problem, candidate: Candidate, weights: Path, checkpoint: 
     try:
         network = problem.network()
         load_weights(network, weights)
-        method = build_method(config.method, candidate.targets(problem.shapes))
+        settings = config.method_config(candidate.method)
+        method = build_method(candidate.method, settings, candidate.targets(problem.shapes))
         result = fit(
             network,
             _training_images(problem),

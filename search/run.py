@@ -141,7 +141,7 @@ def make_space(problem: Problem) -> JointSpace:
         problem.shapes,
         problem.cost_model.preset.crossbar,
         network=config.network.name,
-        method=config.method_name,
+        methods=config.space_methods,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hwmodel.crossbar import CrossbarPlan
 from hwmodel.errors import SpecError
-from hwmodel.geometry import LayerShape, MappedLayer, plan_layer, whole_crossbars
+from hwmodel.geometry import LayerShape, MappedLayer, whole_crossbars
 from trainers.method import LayerTarget
 
 __all__ = ["Candidate", "LayerSetting"]
@@ -19,11 +19,19 @@ class LayerSetting:
     """How strongly one layer is pruned.
 
     Raises:
-        SpecError: a share outside (0, 1], or fewer than one non-zero.
+        SpecError: a share outside (0, 1], or a count below one.
     """
 
     nonzeros: int | None = None
-    """Most non-zero weights per bitline segment (None: no bound)."""
+    """Most non-zero weights per bitline segment (None: no bound). Of `tinyadc`."""
+    adc_bits: int | None = None
+    """ADC resolution that every segment's level sums are held to. Of `level-sum`."""
+    kept_weights: float | None = None
+    """Share of the layer's weights that stay, wherever they lie. Of `magnitude`, `admm-nn`."""
+    weight_levels: int | None = None
+    """Magnitudes per polarity that weights are quantised to. Of `memristor`, `admm-nn`."""
+    block_size: int | None = None
+    """Side of the layer's circulant blocks. Of `circulant`."""
     kept_shapes: float = 1.0
     """Share of the rows (input positions) to keep, rounded up to whole crossbar heights."""
     kept_filters: float = 1.0
@@ -33,16 +41,17 @@ class LayerSetting:
     outputs, each of which saves its conversions, so energy and power, if not area."""
 
     def __post_init__(self) -> None:
-        for name in ("kept_shapes", "kept_filters"):
+        for name in ("kept_shapes", "kept_filters", "kept_weights"):
             share = getattr(self, name)
+            if share is None and name == "kept_weights":
+                continue
             if not 0 < share <= 1:
                 raise SpecError(f"{name} is {share!r}; allowed: above 0, up to 1")
             object.__setattr__(self, name, float(share))
-        count = self.nonzeros
-        if count is not None and (type(count) is not int or count < 1):
-            raise SpecError(
-                f"nonzeros is {self.nonzeros}; allowed: 1 or more, or none for no bound"
-            )
+        for name in ("nonzeros", "adc_bits", "weight_levels", "block_size"):
+            count = getattr(self, name)
+            if count is not None and (type(count) is not int or count < 1):
+                raise SpecError(f"{name} is {count}; allowed: 1 or more, or none for no bound")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,16 +115,7 @@ class Candidate:
 
     def planned(self, shapes: Mapping[str, LayerShape]) -> list[MappedLayer]:
         """The layers' worst case before any training: what the cost model prices first."""
-        return [
-            plan_layer(
-                shapes[name],
-                target.spec,
-                rows=target.rows,
-                outputs=target.outputs,
-                nonzeros=target.nonzeros,
-            )
-            for name, target in self.targets(shapes).items()
-        ]
+        return [target.planned(shapes[name]) for name, target in self.targets(shapes).items()]
 
     def _target(self, shape: LayerShape) -> LayerTarget:
         spec = self.plan[shape.name]
@@ -127,4 +127,8 @@ class Candidate:
             rows=whole_crossbars(setting.kept_shapes, shape.rows, spec.wordlines),
             outputs=whole_crossbars(setting.kept_filters, shape.outputs, width),
             nonzeros=setting.nonzeros,
+            adc_bits=setting.adc_bits,
+            kept_weights=setting.kept_weights,
+            weight_levels=setting.weight_levels,
+            block_size=setting.block_size,
         )

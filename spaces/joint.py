@@ -4,25 +4,34 @@ Every dimension is an ordered list of choices, suggested as its index: samplers 
 10 non-zeros are neighbours.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
+from hwmodel.crossbar import CrossbarPlan, CrossbarSpec, lossless_adc_bits, worst_level_sum
 from hwmodel.errors import ConfigError
 from hwmodel.geometry import LayerShape, whole_crossbars
 from spaces.candidate import Candidate, LayerSetting
 from spaces.space import Suggester
+from trainers.methods import method_entry
 
 __all__ = ["JointSpace", "LayerSpace", "SpaceConfig"]
 
-_Choice = TypeVar("_Choice", int, float)
+_Choice = TypeVar("_Choice", int, float, str)
 
 DEFAULT_NONZEROS = (1, 2, 5, 10, 21, 42)
 """The most that 2- to 7-bit ADCs read with 2-bit cells and a 1-bit DAC."""
 
-FIRST_LAYER_NONZEROS = 5
-"""The first layer, whose few weights see the image itself, is not bounded below this by default."""
+STRENGTHS = ("nonzeros", "adc_bits", "kept_weights", "weight_levels", "block_size")
+"""Settings of a layer that say how strongly a method prunes it; each method reads some."""
+
+FIRST_LAYER: Mapping[str, float] = {
+    "nonzeros": 5,
+    "adc_bits": 4,
+    "kept_weights": 0.2,
+    "weight_levels": 15,
+}
+"""The first layer, whose few weights see the image itself, is not bounded below by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +39,10 @@ class LayerSpace:
     """Choices of one layer that differ from the common ones (None: as common)."""
 
     nonzeros: tuple[int, ...] | None = None
+    adc_bits: tuple[int, ...] | None = None
+    kept_weights: tuple[float, ...] | None = None
+    weight_levels: tuple[int, ...] | None = None
+    block_size: tuple[int, ...] | None = None
     kept_filters: tuple[float, ...] | None = None
     kept_shapes: tuple[float, ...] | None = None
 
@@ -42,8 +55,18 @@ class SpaceConfig:
         ConfigError: an empty or unordered list, or a value out of range.
     """
 
+    methods: tuple[str, ...] = ()
+    """Methods to choose from (default: the study's one); each brings its own strengths."""
     nonzeros: tuple[int, ...] = DEFAULT_NONZEROS
     """Non-zero weights per bitline segment; choices above a candidate's wordlines mean no bound."""
+    adc_bits: tuple[int, ...] = (3, 4, 5, 6, 7)
+    """ADC resolutions that level sums are held to; what no segment can exceed means no bound."""
+    kept_weights: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.4)
+    """Shares of a layer's weights that stay, wherever they lie."""
+    weight_levels: tuple[int, ...] = (3, 7, 15, 31, 63)
+    """Magnitudes per polarity that weights are quantised to."""
+    block_size: tuple[int, ...] = (1, 4, 8, 16)
+    """Sides of circulant blocks; 1 means none."""
     kept_filters: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """Shares of a layer's outputs. The last layer's outputs are the classes and all stay."""
     kept_shapes: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
@@ -64,6 +87,8 @@ class SpaceConfig:
             raise ConfigError(f"space.crossbars is {self.crossbars!r}; allowed: global, per-layer")
         for name in ("wordlines", "bitlines", "cell_bits", "dac_bits"):
             _check_choices(f"space.{name}", getattr(self, name), low=1)
+        for name in self.methods:
+            method_entry(name)
         if self.nonzeros == DEFAULT_NONZEROS:  # nobody chose these, so the low ones do
             fitting = tuple(n for n in DEFAULT_NONZEROS if n <= max(self.wordlines))
             object.__setattr__(self, "nonzeros", fitting)
@@ -72,14 +97,17 @@ class SpaceConfig:
             self._check_strengths(f"space.layers.{layer}", choices)
 
     def _check_strengths(self, where: str, choices: "SpaceConfig | LayerSpace") -> None:
-        for name, high in (
-            ("nonzeros", max(self.wordlines)),
-            ("kept_filters", 1.0),
-            ("kept_shapes", 1.0),
+        for name, low, high in (
+            ("nonzeros", 1, max(self.wordlines)),
+            ("adc_bits", 1, 16),
+            ("kept_weights", 1e-4, 1.0),
+            ("weight_levels", 1, 1 << 15),
+            ("block_size", 1, max(self.wordlines)),
+            ("kept_filters", 0.01, 1.0),
+            ("kept_shapes", 0.01, 1.0),
         ):
             values = getattr(choices, name)
             if values is not None:
-                low = 1 if name == "nonzeros" else 0.01
                 _check_choices(f"{where}.{name}", values, low=low, high=high)
 
 
@@ -91,7 +119,7 @@ class JointSpace:
         shapes: the network's layers, in order.
         base: number formats and the encoding that are not searched.
         network: name that the candidates carry.
-        method: name that the candidates carry.
+        methods: names of the methods to choose from.
 
     Raises:
         ConfigError: exceptions for a layer that is not there.
@@ -105,7 +133,7 @@ class JointSpace:
         base: CrossbarSpec,
         *,
         network: str,
-        method: str,
+        methods: Sequence[str],
     ) -> None:
         for name in config.layers:
             if name not in shapes:
@@ -115,7 +143,7 @@ class JointSpace:
         self.shapes = dict(shapes)
         self.base = base
         self.network = network
-        self.method = method
+        self.methods = tuple(methods)
         self._choices = {name: self._layer_choices(name) for name in shapes}
         for cell_bits in config.cell_bits:
             for dac_bits in config.dac_bits:
@@ -136,11 +164,13 @@ class JointSpace:
         else:
             sized = {name: self._sized(trial, f"{name}.", cells) for name in self.shapes}
             plan = CrossbarPlan(default=next(iter(sized.values())), per_layer=sized)
+        method = _pick(trial, "method", self.methods)
+        known = method_entry(method).settings
         return Candidate(
             network=self.network,
-            method=self.method,
+            method=method,
             plan=plan,
-            layers={name: self._setting(trial, name, plan[name]) for name in self.shapes},
+            layers={name: self._setting(trial, name, plan[name], known) for name in self.shapes},
             seed=seed,
         )
 
@@ -151,29 +181,32 @@ class JointSpace:
             name: _nearest(getattr(config, name), getattr(base, name))
             for name in ("wordlines", "bitlines", "cell_bits", "dac_bits")
         }
-        strengths = max(len(choices.nonzeros or ()) for choices in self._choices.values())
         starts = []
-        for strength in reversed(range(strengths)):
-            fixed = _Uniform(strength, sizes)
-            self.suggest(fixed, seed=0)
-            starts.append(fixed.parameters)
+        for index, method in enumerate(self.methods):
+            known = [name for name in method_entry(method).settings if name in STRENGTHS]
+            choices = [getattr(c, name) or () for c in self._choices.values() for name in known]
+            for strength in reversed(range(max(map(len, choices), default=1))):
+                fixed = _Uniform(strength, {**sizes, "method": index})
+                self.suggest(fixed, seed=0)
+                starts.append(fixed.parameters)
         return starts
 
     def _layer_choices(self, name: str) -> LayerSpace:
         """The choices of one layer; the first and last layers have defaults of their own."""
         config = self.config
-        own = config.layers.get(name, LayerSpace())
-        nonzeros, shapes, filters = config.nonzeros, config.kept_shapes, config.kept_filters
+        common: dict[str, tuple[Any, ...]] = {
+            name: getattr(config, name) for name in (*STRENGTHS, "kept_filters", "kept_shapes")
+        }
         if name == next(iter(self.shapes)):
-            milder = tuple(count for count in nonzeros if count >= FIRST_LAYER_NONZEROS)
-            nonzeros, shapes = milder or nonzeros, (1.0,)
+            for strength, mildest in FIRST_LAYER.items():
+                milder = tuple(value for value in common[strength] if value >= mildest)
+                common[strength] = milder or common[strength]
+            common["block_size"] = common["block_size"][:1]
+            common["kept_shapes"] = (1.0,)
         if name == list(self.shapes)[-1]:
-            filters = (1.0,)
-        return LayerSpace(
-            nonzeros=own.nonzeros or nonzeros,
-            kept_shapes=own.kept_shapes or shapes,
-            kept_filters=own.kept_filters or filters,
-        )
+            common["kept_filters"] = (1.0,)
+        own = config.layers.get(name, LayerSpace())
+        return LayerSpace(**{key: getattr(own, key) or common[key] for key in common})
 
     def _sized(self, trial: Suggester, prefix: str, cells: Mapping[str, int]) -> CrossbarSpec:
         """A crossbar whose size is suggested; all at once, since widths and cells must fit."""
@@ -184,22 +217,34 @@ class JointSpace:
             bitlines=_pick(trial, f"{prefix}bitlines", self.config.bitlines),
         )
 
-    def _setting(self, trial: Suggester, name: str, spec: CrossbarSpec) -> LayerSetting:
+    def _setting(
+        self, trial: Suggester, name: str, spec: CrossbarSpec, known: Sequence[str]
+    ) -> LayerSetting:
         """One layer's strength; what bounds or removes nothing is written as such."""
         shape, choices = self.shapes[name], self._choices[name]
-        nonzeros = _pick(trial, f"{name}.nonzeros", choices.nonzeros or ())
-        rows = _pick(trial, f"{name}.kept_shapes", choices.kept_shapes or ())
-        outputs = _pick(trial, f"{name}.kept_filters", choices.kept_filters or ())
+        picked: dict[str, Any] = {
+            key: _pick(trial, f"{name}.{key}", getattr(choices, key) or ())
+            for key in (*STRENGTHS, "kept_shapes", "kept_filters")
+            if key in known
+        }
+        segment = min(spec.wordlines, shape.rows)
         whole = self.config.whole_crossbars
         per_crossbar = spec.bitlines // spec.bitlines_per_output if whole else 1
-        all_rows = whole_crossbars(rows, shape.rows, spec.wordlines) == shape.rows
-        all_outputs = whole_crossbars(outputs, shape.outputs, per_crossbar) == shape.outputs
-        return LayerSetting(
-            nonzeros=nonzeros if nonzeros < min(spec.wordlines, shape.rows) else None,
-            kept_shapes=1.0 if all_rows else rows,
-            kept_filters=1.0 if all_outputs else outputs,
-            whole_crossbars=whole,
-        )
+        idle: dict[str, Callable[[Any], bool]] = {
+            "nonzeros": lambda count: count >= segment,
+            "adc_bits": lambda bits: bits >= _dense_bits(spec, segment),
+            "kept_weights": lambda share: share == 1,
+            "weight_levels": lambda levels: levels >= spec.weight_limit,
+            "block_size": lambda size: size == 1,
+            "kept_shapes": lambda share: (
+                whole_crossbars(share, shape.rows, spec.wordlines) == shape.rows
+            ),
+            "kept_filters": lambda share: (
+                whole_crossbars(share, shape.outputs, per_crossbar) == shape.outputs
+            ),
+        }
+        bounds = {key: value for key, value in picked.items() if not idle[key](value)}
+        return LayerSetting(**bounds, whole_crossbars=whole)
 
 
 class _Uniform:
@@ -216,7 +261,9 @@ class _Uniform:
     def suggest_int(self, name: str, low: int, high: int) -> int:
         kind = name.split(".")[-1]
         halved = self.strength % 2 == 0
-        if kind == "nonzeros":
+        if kind == "block_size":  # the one strength whose choices grow stronger
+            value = max(0, high - self.strength)
+        elif kind in STRENGTHS:
             value = min(self.strength, high)
         elif kind in ("kept_filters", "kept_shapes"):
             value = high // 2 if halved else high
@@ -224,6 +271,12 @@ class _Uniform:
             value = self.sizes[kind]
         self.parameters[name] = value
         return value
+
+
+def _dense_bits(spec: CrossbarSpec, rows: int) -> int:
+    """ADC bits of a segment in which every weight is as large as it can be."""
+    sums = [worst_level_sum(spec, index, rows, rows) for index in range(spec.slice_count)]
+    return lossless_adc_bits(max(sums), spec.dac_bits)
 
 
 def _nearest(choices: Sequence[int], wanted: int) -> int:

@@ -6,12 +6,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hwmodel.certificate import Witness
+from hwmodel.certificate import Witness, certify
 from hwmodel.crossbar import CrossbarSpec, SignEncoding
 from hwmodel.errors import ConstraintError
 from hwmodel.mapping import MatrixLayout, from_segments, to_segments
+from trainers.level_sum import choose_scale, level_limits, per_output, project_weight
 
-__all__ = ["BitlineCount", "Constraint", "LayerCount", "Unconstrained"]
+__all__ = ["BitlineCount", "Constraint", "LayerCount", "LevelSum", "Unconstrained"]
 
 
 class Constraint(Protocol):
@@ -90,6 +91,36 @@ class BitlineCount:
 
     def _counts_polarities(self, spec: CrossbarSpec) -> bool:
         return spec.sign_encoding is SignEncoding.DIFFERENTIAL and not self.both_signs
+
+
+@dataclass(frozen=True, slots=True)
+class LevelSum:
+    """Every bit slice of every segment sums to what an ADC of `adc_bits` reads exactly.
+
+    TinyADC's count bound at the same ADC is a subset of this. Source: ours; design 2.3.
+    """
+
+    adc_bits: int
+
+    def project(self, weight: Tensor, spec: CrossbarSpec, layout: MatrixLayout) -> Tensor:
+        """The nearest weight found (`trainers.level_sum`), on scales of its own choice."""
+        limit = level_limits(spec, self.adc_bits)
+        scale = choose_scale(weight, spec, layout, limit)
+        integers = project_weight(weight, scale, spec, layout, limit)
+        return integers * per_output(scale, weight)
+
+    def check(self, layer: str, weight: Tensor, spec: CrossbarSpec, layout: MatrixLayout) -> None:
+        """Raises `ConstraintError` naming the segment with the largest sum; integer weights."""
+        Unconstrained().check(layer, weight, spec, layout)
+        limit = level_limits(spec, self.adc_bits)
+        certificate = certify(weight, spec, layout)
+        worst = max(range(spec.slice_count), key=lambda s: certificate.worst_sums[s])
+        levels = certificate.worst_sums[worst] // spec.digit_limit
+        if levels > limit:
+            raise ConstraintError(
+                f"{layer}: levels sum to {levels} in segment ({certificate.witnesses[worst]}, bit "
+                f"slice {worst}), limit {limit} with a {self.adc_bits}-bit ADC"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hwmodel.errors import DivergedError
-from hwmodel.geometry import LayerShape, plan_layer
+from hwmodel.geometry import LayerShape
 from trainers.data import Batches, ImageSet
 from trainers.integer import IntegerLayer, install
 from trainers.method import Method
@@ -52,15 +52,12 @@ def finalise(
     layers = {}
     for name, module in method.modules.items():
         target = method.targets[name]
-        layer = IntegerLayer.quantised(module, target.spec, method.layouts[name], ranges[name])
-        method.constraint(name).check(name, layer.weight_q, target.spec, layer.layout)
-        planned = plan_layer(
-            shapes[name],
-            target.spec,
-            rows=layer.layout.packed_rows,
-            outputs=layer.layout.packed_outputs,
-            nonzeros=method.segment_bound(name),
+        integers = method.quantise(name, module.weight.detach())
+        layer = IntegerLayer.quantised(
+            module, target.spec, method.layouts[name], ranges[name], integers
         )
+        method.constraint(name).check(name, layer.weight_q, target.spec, layer.layout)
+        planned = target.planned(shapes[name])
         layer.certify().check(name, planned.adc_bits_per_slice)
         layers[name] = layer
     integer = copy.deepcopy(network).eval()

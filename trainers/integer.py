@@ -91,10 +91,22 @@ class IntegerLayer:
         spec: CrossbarSpec,
         layout: MatrixLayout | None,
         activations: ActivationRange,
+        integers: tuple[Tensor, Tensor] | None = None,
     ) -> "IntegerLayer":
-        """A float layer's integers, with the ADCs that its certificate asks for."""
+        """A float layer's integers, with the ADCs that its certificate asks for.
+
+        Args:
+            module: the layer.
+            spec: its crossbar.
+            layout: what is left of it (default: all).
+            activations: the code of its inputs.
+            integers: its weights as int32 and their scale, `[outputs]` (default: rounded, the
+                largest weight of an output at the spec's limit).
+        """
         layout = dense_layout(module) if layout is None else layout
-        weight_q, weight_scale = quantise_weight(module.weight.detach(), spec.weight_limit)
+        if integers is None:
+            integers = quantise_weight(module.weight.detach(), spec.weight_limit)
+        weight_q, weight_scale = integers
         bias = torch.zeros_like(weight_scale) if module.bias is None else module.bias.detach()
         return cls(
             weight_q=weight_q.to(torch.int16),

@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
 from hwmodel.errors import SpecError
+from hwmodel.geometry import LayerShape, MappedLayer, plan_layer
 from hwmodel.mapping import MatrixLayout
 from trainers.constraints import Constraint, Unconstrained
+from trainers.packing import strongest_layout
+from trainers.quantise import quantise_weight
 from trainers.tracing import (
     CrossbarModule,
     crossbar_modules,
@@ -29,7 +32,11 @@ __all__ = ["LayerTarget", "Method", "dense_targets"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerTarget:
-    """What one layer is to become."""
+    """What one layer is to become; a method reads what it knows of and leaves the rest.
+
+    Raises:
+        SpecError: a bound that the crossbar cannot have.
+    """
 
     spec: CrossbarSpec
     rows: int | None = None
@@ -38,23 +45,58 @@ class LayerTarget:
     """Outputs per group to keep (None: all)."""
     nonzeros: int | None = None
     """Most non-zero weights per segment (None: no bound)."""
+    adc_bits: int | None = None
+    """Resolution that every segment's level sums are held to (None: no bound)."""
+    kept_weights: float | None = None
+    """Share of the layer's weights that stay, wherever they lie (None: all)."""
+    weight_levels: int | None = None
+    """Magnitudes per polarity that the weights are quantised to (None: the spec's)."""
+    block_size: int | None = None
+    """Side of the layer's circulant blocks (None: not circulant)."""
 
     def __post_init__(self) -> None:
-        if self.nonzeros is not None and not 1 <= self.nonzeros <= self.spec.wordlines:
-            raise SpecError(
-                f"{self.nonzeros} non-zeros per segment; allowed: 1 to {self.spec.wordlines} "
-                "(the crossbar's wordlines)"
-            )
+        for name, high, why in (
+            ("nonzeros", self.spec.wordlines, "the crossbar's wordlines"),
+            ("adc_bits", 32, "a resolution"),
+            ("weight_levels", self.spec.weight_limit, "the largest integer weight"),
+            ("block_size", self.spec.wordlines, "the crossbar's wordlines"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= high:
+                raise SpecError(f"{name} is {value}; allowed: 1 to {high} ({why})")
+        if self.kept_weights is not None and not 0 < self.kept_weights <= 1:
+            raise SpecError(f"kept_weights is {self.kept_weights}; allowed: above 0, up to 1")
+
+    def planned(self, shape: LayerShape) -> MappedLayer:
+        """The layer's worst case, whatever its weights will be.
+
+        Raises:
+            MappingError: more kept than there is.
+        """
+        return plan_layer(
+            shape,
+            self.spec,
+            rows=self.rows,
+            outputs=self.outputs,
+            nonzeros=self.nonzeros,
+            adc_bits=self.adc_bits,
+        )
 
 
 class Method:
-    """Trains densely and finalises without pruning: the base of every method.
+    """Trains densely: the base of every method.
+
+    Rows and outputs that a target does not keep are removed by `attach`, so the base with such
+    targets is plain structured pruning.
 
     Args:
         targets: what each layer is to become, by name; every crossbar layer of the network.
     """
 
     name = "dense"
+    settings: tuple[str, ...] = ()
+    """What the method reads of a layer's setting (`spaces.candidate.LayerSetting`): the dimensions
+    that a search has under it, besides the crossbars."""
 
     def __init__(self, targets: Mapping[str, LayerTarget]) -> None:
         self.targets = dict(targets)
@@ -73,31 +115,53 @@ class Method:
             odd = sorted(set(self.modules) ^ set(self.targets))[0]
             raise SpecError(f"layer {odd!r}; the network's layers: {', '.join(self.modules)}")
         self.layouts = {name: self.layout(name, module) for name, module in self.modules.items()}
+        self.remove_unpacked()
 
     def layout(self, name: str, module: CrossbarModule) -> MatrixLayout:
-        """What is left of a layer after structured pruning; called once, by `attach`."""
-        return dense_layout(module)
+        """What is left of a layer after structured pruning; called once, by `attach`.
+
+        The strongest rows and outputs that the target keeps.
+        """
+        target, groups = self.targets[name], dense_layout(module).groups
+        return strongest_layout(module.weight, groups, target.rows, target.outputs)
 
     def constraint(self, name: str) -> Constraint:
         """The set that the layer's finalised weights lie in."""
         return Unconstrained()
 
-    def segment_bound(self, name: str) -> int | None:
-        """Most non-zeros per segment and polarity that the constraint guarantees, if any."""
-        return None
-
     def project(self, name: str, weight: Tensor) -> Tensor:
         """The nearest weight in the layer's set."""
         return self.constraint(name).project(weight, self.targets[name].spec, self.layouts[name])
+
+    def quantise(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The integers that are stored for a layer's finalised weight, and their scale.
+
+        Args:
+            name: the layer.
+            weight: as `finalize` left it, `[outputs, inputs, ...]`.
+
+        Returns:
+            int32 of the weight's shape within the spec's limit, and float32 `[outputs]`.
+        """
+        return quantise_weight(weight, self.targets[name].spec.weight_limit)
 
     def after_backward(self) -> None:
         """Between `backward` and the optimiser's step."""
 
     def after_step(self) -> None:
-        """After the optimiser's step."""
+        """After the optimiser's step; here, keeps at zero what structured pruning removed."""
+        self.remove_unpacked()
 
     def after_epoch(self, epoch: int) -> None:
         """After epoch number `epoch`, counted from 0."""
+
+    @torch.no_grad()
+    def remove_unpacked(self) -> None:
+        """Zeroes the rows and outputs that structured pruning removed."""
+        for name, module in self.modules.items():
+            layout = self.layouts[name]
+            if layout.kept_rows is not None or layout.kept_outputs is not None:
+                module.weight.copy_(layout.unpack(layout.pack(module.weight), module.weight.shape))
 
     @torch.no_grad()
     def finalize(self) -> None:

@@ -21,6 +21,7 @@ def compress(
     config: Annotated[Path, typer.Argument(help="The study's TOML file; see [candidate].")],
     to: Annotated[Path, typer.Option(help="Folder to write.")],
     nonzeros: Annotated[int | None, typer.Option(help="Non-zeros per bitline segment.")] = None,
+    adc_bits: Annotated[int | None, typer.Option(help="ADC bits of level sums.")] = None,
     wordlines: Annotated[int | None, typer.Option(help="Height of the crossbars.")] = None,
     bitlines: Annotated[int | None, typer.Option(help="Width of the crossbars.")] = None,
     as_json: Json = False,
@@ -32,9 +33,10 @@ def compress(
     from search.evaluate import FAILED, evaluate, load_problem, train_dense
     from search.report import display_value, ratios
     from trainers.export import check_target, export_folder
+    from trainers.methods import build_method
 
     check_target(to)
-    chosen = _given(nonzeros=nonzeros, wordlines=wordlines, bitlines=bitlines)
+    chosen = _given(nonzeros=nonzeros, adc_bits=adc_bits, wordlines=wordlines, bitlines=bitlines)
     settings = load_config(config, {"candidate": chosen})
     problem = load_problem(settings)
     candidate = settings.candidate.candidate(
@@ -43,7 +45,9 @@ def compress(
         network=settings.network.name,
         method=settings.method_name,
     )
-    candidate.targets(problem.shapes)  # a mistake is better known before the training
+    # A mistake is better known before the training.
+    method = settings.method_config(candidate.method)
+    build_method(candidate.method, method, candidate.targets(problem.shapes))
     test = problem.dataset.test
     with tempfile.TemporaryDirectory(dir=_parent(to)) as scratch:
         weights, checkpoint = Path(scratch) / "dense.safetensors", Path(scratch) / "checkpoint"
@@ -136,13 +140,13 @@ def list_(
     from hwmodel.crossbar import SignEncoding
     from search.cli.output import print_json
     from trainers.data import dataset_names
-    from trainers.methods import METHOD_CONFIGS
+    from trainers.methods import METHODS
     from trainers.networks import NETWORKS
 
     found: dict[str, list[str]] = {
         "networks": list(NETWORKS),
         "datasets": list(dataset_names()),
-        "methods": list(METHOD_CONFIGS),
+        "methods": list(METHODS),
         "presets": list(preset_names()),
         "laws": list(ADC_LAWS),
         "encodings": [str(encoding) for encoding in SignEncoding],

@@ -1,24 +1,41 @@
-"""Pruning methods by name."""
+"""Methods by name: each a settings class and the class that it sets up."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from hwmodel.errors import ConfigError
+from hwmodel.errors import ConfigError, SpecError
 from trainers.method import LayerTarget, Method
+from trainers.methods.level_sum import LevelSumConfig, LevelSumMethod
 from trainers.methods.magnitude import Magnitude, MagnitudeConfig
-from trainers.methods.tinyadc import TinyAdc, TinyAdcConfig
+from trainers.methods.plain import Dense, DenseConfig, Structured, StructuredConfig
+from trainers.methods.tinyadc import (
+    SETTINGS,
+    TinyAdc,
+    TinyAdcConfig,
+    TinyAdcStraightThrough,
+    tinyadc,
+)
 
 __all__ = [
-    "METHOD_CONFIGS",
+    "METHODS",
+    "Dense",
+    "DenseConfig",
+    "LevelSumConfig",
+    "LevelSumMethod",
     "Magnitude",
     "MagnitudeConfig",
     "MethodConfig",
+    "MethodEntry",
+    "Structured",
+    "StructuredConfig",
     "TinyAdc",
     "TinyAdcConfig",
+    "TinyAdcStraightThrough",
     "build_method",
+    "method_entry",
 ]
 
-MethodConfig = TinyAdcConfig | MagnitudeConfig
+MethodConfig = TinyAdcConfig | LevelSumConfig | MagnitudeConfig | DenseConfig | StructuredConfig
 """The settings of any method."""
 
 
@@ -26,21 +43,53 @@ class _Builder(Protocol):
     def __call__(self, targets: Mapping[str, LayerTarget], config: Any) -> Method: ...
 
 
-METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
-    "tinyadc": TinyAdcConfig,
-    "magnitude": MagnitudeConfig,
+class MethodEntry(NamedTuple):
+    """How a method is configured, built and searched."""
+
+    config: type[MethodConfig]
+    build: _Builder
+    settings: tuple[str, ...]
+    """What it reads of a layer's setting: its dimensions in a search."""
+
+
+METHODS: dict[str, MethodEntry] = {
+    "tinyadc": MethodEntry(TinyAdcConfig, tinyadc, SETTINGS),
+    "level-sum": MethodEntry(LevelSumConfig, LevelSumMethod, LevelSumMethod.settings),
+    "magnitude": MethodEntry(MagnitudeConfig, Magnitude, Magnitude.settings),
+    "structured": MethodEntry(StructuredConfig, Structured, Structured.settings),
+    "dense": MethodEntry(DenseConfig, Dense, Dense.settings),
 }
-_BUILDERS: dict[type, _Builder] = {TinyAdcConfig: TinyAdc, MagnitudeConfig: Magnitude}
+
+_STRENGTHS = ("nonzeros", "adc_bits", "kept_weights", "weight_levels", "block_size")
 
 
-def build_method(config: MethodConfig, targets: Mapping[str, LayerTarget]) -> Method:
-    """The method that the settings describe, for these targets.
+def method_entry(name: object) -> MethodEntry:
+    """The method of this name.
 
     Raises:
-        ConfigError: settings of no known method.
+        ConfigError: an unknown name.
     """
-    try:
-        return _BUILDERS[type(config)](targets, config)
-    except KeyError:
-        known = ", ".join(METHOD_CONFIGS)
-        raise ConfigError(f"{type(config).__name__} is no method; allowed: {known}") from None
+    if not isinstance(name, str) or name not in METHODS:
+        raise ConfigError(f"method {name!r}; allowed: {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def build_method(name: str, config: MethodConfig, targets: Mapping[str, LayerTarget]) -> Method:
+    """The method with these settings, for these targets.
+
+    Raises:
+        ConfigError: an unknown method, or settings of another one.
+        SpecError: a target that asks for what the method does not do.
+    """
+    entry = method_entry(name)
+    if type(config) is not entry.config:
+        raise ConfigError(f"{type(config).__name__}: settings of another method than {name!r}")
+    for layer, target in targets.items():
+        for strength in _STRENGTHS:
+            if getattr(target, strength) is not None and strength not in entry.settings:
+                allowed = ", ".join(entry.settings) or "none"
+                raise SpecError(
+                    f"{layer}: {strength} is set, which method {name!r} does not read; "
+                    f"its settings: {allowed}"
+                )
+    return entry.build(targets, config)

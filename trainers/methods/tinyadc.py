@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 from hwmodel.mapping import MatrixLayout
 from trainers.admm import Admm
-from trainers.config import check_number
+from trainers.config import check_choice, check_number
 from trainers.constraints import BitlineCount, Constraint, Unconstrained
 from trainers.method import LayerTarget, Method
-from trainers.packing import strongest_layout
-from trainers.tracing import CrossbarModule, dense_layout
+from trainers.methods.straight_through import StraightThrough
 
-__all__ = ["TinyAdc", "TinyAdcConfig"]
+__all__ = ["TinyAdc", "TinyAdcConfig", "TinyAdcStraightThrough", "tinyadc"]
+
+SETTINGS = ("nonzeros", "kept_shapes", "kept_filters")
+"""What both variants read of a layer's setting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,11 @@ class TinyAdcConfig:
         ConfigError: naming the field, its value and what is allowed.
     """
 
+    training: str = "admm"
+    """`admm` (the paper's), or `straight-through`: latent weights trained through a mask that is
+    refreshed every `refresh_steps`."""
+    refresh_steps: int = 10
+    """Steps between two masks (straight-through)."""
     admm_share: float = 0.25
     """Share of the epochs spent in ADMM; the rest retrains under the mask."""
     rho: float = 0.1
@@ -45,6 +52,8 @@ class TinyAdcConfig:
     """Count positive and negative weights of a segment together, as the paper does."""
 
     def __post_init__(self) -> None:
+        check_choice("method.training", self.training, ("admm", "straight-through"))
+        check_number("method.refresh_steps", self.refresh_steps, low=1, integer=True)
         check_number("method.admm_share", self.admm_share, low=0, high=1)
         check_number("method.rho", self.rho, low=0)
         check_number("method.rho_growth", self.rho_growth, low=1)
@@ -60,6 +69,7 @@ class TinyAdc(Method):
     """
 
     name = "tinyadc"
+    settings = SETTINGS
 
     def __init__(self, targets: Mapping[str, LayerTarget], config: TinyAdcConfig) -> None:
         super().__init__(targets)
@@ -74,34 +84,23 @@ class TinyAdc(Method):
     def attach(self, network: nn.Module, *, epochs: int, steps_per_epoch: int) -> None:
         """Removes rows and outputs, and starts ADMM on the layers that have a bound."""
         super().attach(network, epochs=epochs, steps_per_epoch=steps_per_epoch)
-        self._remove_unpacked()
         self._steps = 0
         self._admm_steps = round(self.config.admm_share * epochs * steps_per_epoch)
         self._round_steps = max(1, steps_per_epoch // self.config.rounds_per_epoch)
         rounds = max(1, self._admm_steps // self._round_steps)
         self._rho_step = self.config.rho_growth ** (1 / max(1, rounds - 1))
-        bounded = (name for name in self.modules if self._binds(name))
-        weights = {name: self.modules[name].weight for name in bounded}
+        weights = {
+            name: module.weight
+            for name, module in self.modules.items()
+            if _binds(self.targets[name], self.layouts[name])
+        }
         self.admm = Admm(weights, self.project, self.config.rho)
         if self._admm_steps == 0:
             self._fix_masks()
 
-    def layout(self, name: str, module: CrossbarModule) -> MatrixLayout:
-        """The strongest rows and outputs that the target keeps."""
-        target = self.targets[name]
-        groups = dense_layout(module).groups
-        return strongest_layout(module.weight, groups, target.rows, target.outputs)
-
     def constraint(self, name: str) -> Constraint:
         """The count bound of the layer's segments."""
-        nonzeros = self.targets[name].nonzeros
-        if nonzeros is None:
-            return Unconstrained()
-        return BitlineCount(nonzeros, self.config.both_signs)
-
-    def segment_bound(self, name: str) -> int | None:
-        """The target's bound."""
-        return self.targets[name].nonzeros
+        return _constraint(self.targets[name], self.config)
 
     def after_backward(self) -> None:
         """Adds the ADMM penalty to the gradients while ADMM runs."""
@@ -111,12 +110,12 @@ class TinyAdc(Method):
     @torch.no_grad()
     def after_step(self) -> None:
         """Keeps removed weights at zero, and moves ADMM on at the end of each round."""
+        super().after_step()
         self._steps += 1
         for name, mask in self.masks.items():
             self.modules[name].weight.mul_(mask)
         if self.admm is None:
             return
-        self._remove_unpacked()
         if self._steps % self._round_steps == 0:
             self.admm.update()
             self.admm.rho *= self._rho_step
@@ -155,20 +154,6 @@ class TinyAdc(Method):
             inner = {k.removeprefix("admm."): v for k, v in state.items() if k.startswith("admm.")}
             self.admm.load_state_dict(inner)
 
-    def _binds(self, name: str) -> bool:
-        """Whether the layer's bound is below what its segments could hold anyway."""
-        nonzeros, spec = self.targets[name].nonzeros, self.targets[name].spec
-        longest = min(self.layouts[name].packed_rows, spec.wordlines)
-        return nonzeros is not None and nonzeros < longest
-
-    @torch.no_grad()
-    def _remove_unpacked(self) -> None:
-        """Zeroes rows and outputs that structured pruning removed."""
-        for name, module in self.modules.items():
-            layout = self.layouts[name]
-            if layout.kept_rows is not None or layout.kept_outputs is not None:
-                module.weight.copy_(layout.unpack(layout.pack(module.weight), module.weight.shape))
-
     @torch.no_grad()
     def _fix_masks(self) -> None:
         """Hard projection; from here on the pattern of zeros is frozen."""
@@ -176,3 +161,66 @@ class TinyAdc(Method):
         for name, module in self.modules.items():
             module.weight.copy_(self.project(name, module.weight))
             self.masks[name] = module.weight != 0
+
+
+class TinyAdcStraightThrough(StraightThrough):
+    """The same bound, with latent weights that can come back: ADMM's fair opponent.
+
+    Args:
+        targets: kept rows and outputs, and `nonzeros` per segment, by layer.
+        config: the schedule.
+    """
+
+    name = "tinyadc/straight-through"
+    settings = SETTINGS
+
+    def __init__(self, targets: Mapping[str, LayerTarget], config: TinyAdcConfig) -> None:
+        super().__init__(targets, config.refresh_steps)
+        self.config = config
+        self.signs: dict[str, Tensor] = {}
+
+    def bounded(self, name: str) -> bool:
+        """Whether the bound is below what the segments could hold anyway."""
+        return _binds(self.targets[name], self.layouts[name])
+
+    def constraint(self, name: str) -> Constraint:
+        """The count bound of the layer's segments."""
+        return _constraint(self.targets[name], self.config)
+
+    def projected(self, name: str, latent: Tensor) -> Tensor:
+        """The largest latents of each segment; their signs are the next mask."""
+        weight = self.project(name, latent)
+        self.signs[name] = weight.sign()
+        return weight
+
+    def adjusted(self, name: str, latent: Tensor) -> Tensor:
+        """The latents under the last mask; one that turns its sign would change its bitline."""
+        return latent * (latent * self.signs[name] > 0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Latents and masks."""
+        signs = {f"sign.{name}": sign for name, sign in self.signs.items()}
+        return {**super().state_dict(), **signs}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state_dict` returned."""
+        super().load_state_dict(state)
+        self.signs = {name: state[f"sign.{name}"] for name in self.latents}
+
+
+def tinyadc(targets: Mapping[str, LayerTarget], config: TinyAdcConfig) -> Method:
+    """The variant that the settings ask for."""
+    variant = TinyAdc if config.training == "admm" else TinyAdcStraightThrough
+    return variant(targets, config)
+
+
+def _constraint(target: LayerTarget, config: TinyAdcConfig) -> Constraint:
+    if target.nonzeros is None:
+        return Unconstrained()
+    return BitlineCount(target.nonzeros, config.both_signs)
+
+
+def _binds(target: LayerTarget, layout: MatrixLayout) -> bool:
+    """Whether a target's bound is below what the layer's segments could hold anyway."""
+    longest = min(layout.packed_rows, target.spec.wordlines)
+    return target.nonzeros is not None and target.nonzeros < longest
