@@ -53,6 +53,14 @@ class LayerSetting:
             if count is not None and (type(count) is not int or count < 1):
                 raise SpecError(f"{name} is {count}; allowed: 1 or more, or none for no bound")
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain fields; a bound that is not set is left out, but for `nonzeros`.
+
+        Candidates from before a bound existed keep their digest that way.
+        """
+        fields = asdict(self)
+        return {k: v for k, v in fields.items() if v is not None or k == "nonzeros"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
@@ -77,7 +85,7 @@ class Candidate:
             "network": self.network,
             "method": self.method,
             "plan": self.plan.to_json(),
-            "layers": {name: asdict(setting) for name, setting in sorted(self.layers.items())},
+            "layers": {name: s.to_json() for name, s in sorted(self.layers.items())},
             "seed": self.seed,
         }
 

@@ -22,7 +22,7 @@ from search.evaluate import Problem, evaluate, load_problem
 from search.folder import StudyFolder
 from search.report import ratios
 from search.study import Study, values
-from spaces.candidate import Candidate
+from spaces.candidate import Candidate, LayerSetting
 from trainers.checkpoint import load_checkpoint
 from trainers.integer import integer_layers
 from trainers.methods import MagnitudeConfig
@@ -56,12 +56,16 @@ def compare(study: Study, problem: Problem, trial, dense: dict, seeds: int) -> d
         name: torch.count_nonzero(layer.weight_q).item() / layer.weight_q.numel()
         for name, layer in stored.items()
     }
-    config = replace(study.config, method=MagnitudeConfig(kept=kept))
+    config = replace(study.config, method=MagnitudeConfig())
     rival = replace(problem, config=config)
     runs = []
     for seed in range(seeds):
         candidate = Candidate(
-            network=config.network.name, method="magnitude", plan=problem.dense_plan(), seed=seed
+            network=config.network.name,
+            method="magnitude",
+            plan=problem.dense_plan(),
+            layers={name: LayerSetting(kept_weights=share) for name, share in kept.items()},
+            seed=seed,
         )
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "checkpoint"

@@ -60,7 +60,7 @@ class Fixed:
 def space(config: SpaceConfig | None = None, **changes: Any) -> JointSpace:
     base = changes.pop("base", BASE)
     config = replace(config or SpaceConfig(), **changes)
-    return JointSpace(config, SHAPES, base, network="lenet5", method="tinyadc")
+    return JointSpace(config, SHAPES, base, network="lenet5", methods=["tinyadc"])
 
 
 def memory_study(seed: int = 0) -> optuna.Study:
@@ -164,7 +164,7 @@ def test_first_layer_takes_the_common_choices_where_none_is_as_mild() -> None:
 
 def test_last_layer_keeps_all_classes() -> None:
     shape = {"only": LayerShape(name="only", rows=900, outputs=90)}
-    built = JointSpace(SpaceConfig(), shape, BASE, network="n", method="m")
+    built = JointSpace(SpaceConfig(), shape, BASE, network="n", methods=["tinyadc"])
     setting = built.suggest(Fixed(), 0).layers["only"]
     assert (setting.kept_shapes, setting.kept_filters) == (1.0, 1.0)  # both first and last
     candidate = space().suggest(Fixed(), 0)

@@ -110,16 +110,9 @@ def test_method_that_does_not_project_is_caught_by_layer_tile_and_bitline() -> N
     assert str(caught.value) == "fc1: 3 non-zeros in segment (tile 2, bitline 36), limit 2"
 
 
-class Boaster(Method):
-    """Promises a bound that nothing holds its weights to."""
-
-    def segment_bound(self, name: str) -> int | None:
-        return 1
-
-
 def test_promise_that_the_weights_do_not_keep_is_caught_by_the_certificate() -> None:
     network = seeded(build_network(MLP, SHAPE, CLASSES))
-    method = Boaster(toy_targets(network))
+    method = Method(toy_targets(network, nonzeros=1))  # a bound that nothing holds it to
     method.attach(network, epochs=0, steps_per_epoch=1)
     message = r"fc1: a reading of \d+ is possible at tile \d+, bitline \d+ \(bit slice 0\), limit 3"
     with pytest.raises(CertificateError, match=message):

@@ -17,7 +17,7 @@ from search.config import load_config, read_config
 from search.study import Study
 from tests.search.fakes import done, failed, new_study, try_one
 from trainers.data import dataset_names
-from trainers.methods import METHOD_CONFIGS
+from trainers.methods import METHODS
 from trainers.networks import NETWORKS
 
 COMMANDS = [
@@ -137,7 +137,7 @@ def test_wrong_usage_is_a_mistake_without_a_traceback(run: Run, arguments: list[
     [
         ("networks", NETWORKS),
         ("datasets", dataset_names()),
-        ("methods", METHOD_CONFIGS),
+        ("methods", METHODS),
         ("presets", preset_names()),
         ("laws", ADC_LAWS),
         ("encodings", ["differential", "offset", "flipped"]),
@@ -377,7 +377,7 @@ def test_cost_is_printed_for_people(run: Run, arguments: list[object]) -> None:
         (["cost", "--image", "28x28"], "--image is '28x28'; allowed: channels x height x width"),
         (["cost", "--image", "1x0x28"], "--image is '1x0x28'"),
         (["cost", "--nonzeros", 0], "nonzeros is 0"),
-        (["cost", "--nonzeros", 200], "200 non-zeros per segment; allowed: 1 to 128"),
+        (["cost", "--nonzeros", 200], "nonzeros is 200; allowed: 1 to 128"),
         (["cost", "--wordlines", 0], "wordlines is 0"),
         (["cost", "--bitlines", 2], "bitlines is 2; one output needs 8"),
         (["cost", "--preset", "nope"], "preset is 'nope'; allowed: forms-like, isaac"),

@@ -1,31 +1,52 @@
 import pytest
 from torch import nn
 
-from hwmodel.errors import ConfigError
+from hwmodel.errors import ConfigError, SpecError
 from tests.trainers.toys import toy_targets
 from trainers.methods import (
-    METHOD_CONFIGS,
-    Magnitude,
+    METHODS,
+    DenseConfig,
+    LevelSumConfig,
     MagnitudeConfig,
     TinyAdc,
     TinyAdcConfig,
+    TinyAdcStraightThrough,
     build_method,
 )
 
+TRAININGS = ("admm", "straight-through")
 
-def test_every_config_builds_the_method_of_its_name() -> None:
+
+def test_every_entry_builds_the_method_of_its_name() -> None:
     targets = toy_targets(nn.Sequential(nn.Linear(4, 2)))
-    for name, config in METHOD_CONFIGS.items():
-        method = build_method(config(), targets)
+    for name, entry in METHODS.items():
+        method = build_method(name, entry.config(), targets)
         assert method.name == name
+        assert method.settings == entry.settings
         assert method.targets == targets
-    assert isinstance(build_method(TinyAdcConfig(), targets), TinyAdc)
-    assert isinstance(build_method(MagnitudeConfig(), targets), Magnitude)
 
 
-def test_settings_of_no_method_are_refused() -> None:
-    with pytest.raises(ConfigError, match="str is no method; allowed: tinyadc, magnitude"):
-        build_method("tinyadc", {})  # type: ignore[arg-type]
+def test_unknown_method_is_refused() -> None:
+    with pytest.raises(ConfigError, match="method 'tinyadx'; allowed: tinyadc, level-sum"):
+        build_method("tinyadx", TinyAdcConfig(), {})
+
+
+def test_settings_of_another_method_are_refused() -> None:
+    with pytest.raises(ConfigError, match="MagnitudeConfig: settings of another method than"):
+        build_method("tinyadc", MagnitudeConfig(), {})
+
+
+def test_strength_that_a_method_does_not_read_is_refused() -> None:
+    targets = toy_targets(nn.Sequential(nn.Linear(4, 2)), nonzeros=2)
+    with pytest.raises(SpecError, match="0: nonzeros is set, which method 'level-sum' does not"):
+        build_method("level-sum", LevelSumConfig(), targets)
+    with pytest.raises(SpecError, match="its settings: none"):
+        build_method("dense", DenseConfig(), targets)
+
+
+def test_training_selects_tinyadc_variant() -> None:
+    kinds = [type(build_method("tinyadc", TinyAdcConfig(training=t), {})) for t in TRAININGS]
+    assert kinds == [TinyAdc, TinyAdcStraightThrough]
 
 
 @pytest.mark.parametrize(

@@ -50,10 +50,8 @@ def test_constraint_and_bound_are_the_targets() -> None:
     assert TinyAdc(targets, TinyAdcConfig()).constraint("0") == BitlineCount(3)
     both = TinyAdc(targets, TinyAdcConfig(both_signs=True))
     assert both.constraint("0") == BitlineCount(3, both_signs=True)
-    assert both.segment_bound("0") == 3
     free = TinyAdc(toy_targets(network), TinyAdcConfig())
     assert free.constraint("0") == Unconstrained()
-    assert free.segment_bound("0") is None
 
 
 def test_rounds_and_growth_follow_the_steps() -> None:
