@@ -190,6 +190,7 @@ def evaluate(problem: Problem, candidate: Candidate, weights: Path, checkpoint: 
             epochs=config.train.epochs,
             learning_rate=config.train.prune_learning_rate,
             seed=candidate.seed,
+            teacher=_teacher(problem, weights),
         )
         facts = {"candidate": candidate.to_json(), "method": candidate.method}
         return _finish(problem, network, method, checkpoint, facts, started, result.seconds)
@@ -240,6 +241,15 @@ def _finish(
         layers=[layer.to_json() for layer in mapped],
         seconds={"train": train_s, "total": time.perf_counter() - started},
     )
+
+
+def _teacher(problem: Problem, weights: Path) -> nn.Module | None:
+    """The dense network that candidates learn from, where they do."""
+    if problem.config.train.distillation == 0:
+        return None
+    teacher = problem.network()
+    load_weights(teacher, weights)
+    return teacher.eval()
 
 
 def _training_images(problem: Problem) -> ImageSet:

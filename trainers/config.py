@@ -52,6 +52,11 @@ class TrainConfig:
     """`one-cycle` (linear up over the first fifth, linear down), `cosine` or `constant`."""
     augment: str = "none"
     """`none`, `flip` (mirror at random) or `crop-flip` (shifted by up to 4 pixels, mirrored)."""
+    distillation: float = 0.0
+    """Share of the loss, 0 to 1, that is the distance to the dense network's answers, for each
+    candidate; the rest is cross-entropy. Costs a forward pass of the dense network per step."""
+    distillation_temperature: float = 4.0
+    """How far both answers are softened before they are compared."""
     train_count: int | None = None
     """Training images per epoch (default: all)."""
     calibration_count: int = 512
@@ -68,6 +73,8 @@ class TrainConfig:
             check_number(f"train.{name}", getattr(self, name), low=1, integer=True)
         for name in ("learning_rate", "prune_learning_rate", "momentum", "weight_decay"):
             check_number(f"train.{name}", getattr(self, name), low=0)
+        check_number("train.distillation", self.distillation, low=0, high=1)
+        check_number("train.distillation_temperature", self.distillation_temperature, low=0.1)
         if self.train_count is not None:
             check_number("train.train_count", self.train_count, low=1, integer=True)
         check_choice("train.optimiser", self.optimiser, OPTIMISERS)

@@ -48,6 +48,7 @@ def fit(
     epochs: int,
     learning_rate: float,
     seed: int,
+    teacher: nn.Module | None = None,
     state_path: Path | None = None,
     report: Callable[[EpochReport], None] | None = None,
 ) -> FitResult:
@@ -61,15 +62,20 @@ def fit(
         epochs: epochs to train.
         learning_rate: peak learning rate.
         seed: seeds the order of the images and whatever the network draws.
+        teacher: the dense network, in evaluation mode, whose logits `config.distillation` learns
+            from; needed where that is above 0.
         state_path: where the state after each epoch is kept; training resumes from it if it is
             there, bit for bit.
         report: called after each epoch.
 
     Raises:
+        ConfigError: distillation without a teacher.
         DivergedError: a loss that is not finite, naming epoch and step.
         CheckpointError: a state of another network, method or schedule.
         DataError: fewer images than one batch.
     """
+    if config.distillation > 0 and teacher is None:
+        raise ConfigError(f"train.distillation is {config.distillation}; allowed without teacher: 0")
     device = next(network.parameters()).device
     batches = Batches(images, config.batch_size, seed=seed, device=device)
     method.attach(network, epochs=epochs, steps_per_epoch=len(batches))
@@ -83,7 +89,7 @@ def fit(
     for epoch in range(len(reports), epochs):
         started = time.perf_counter()
         loss = _train_epoch(
-            network, batches, optimiser, method, config, epoch, epochs, learning_rate
+            network, batches, optimiser, method, config, epoch, epochs, learning_rate, teacher
         )
         method.after_epoch(epoch)
         seconds = time.perf_counter() - started
@@ -105,6 +111,7 @@ def _train_epoch(
     epoch: int,
     epochs: int,
     learning_rate: float,
+    teacher: nn.Module | None,
 ) -> float:
     """One epoch; the losses are read back once, at its end."""
     network.train()
@@ -114,7 +121,8 @@ def _train_epoch(
         share = (epoch * len(batches) + step) / (epochs * len(batches))
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * _schedule(config.schedule, share)
-        loss = functional.cross_entropy(network(augment(images)), labels)
+        images = augment(images)
+        loss = _loss(network(images), images, labels, config, teacher)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         method.after_backward()
@@ -130,6 +138,28 @@ def _train_epoch(
             f"(learning rate {learning_rate:g})"
         )
     return float(curve.mean())
+
+
+def _loss(
+    logits: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    config: TrainConfig,
+    teacher: nn.Module | None,
+) -> Tensor:
+    """Cross-entropy, mixed with the distance to the teacher's softened answer.
+
+    Source: knowledge distillation (Hinton et al., 2015), section 2.
+    """
+    loss = functional.cross_entropy(logits, labels)
+    if teacher is None or config.distillation == 0:
+        return loss
+    soft = config.distillation_temperature
+    with torch.no_grad():
+        answer = functional.log_softmax(teacher(images) / soft, dim=1)
+    student = functional.log_softmax(logits / soft, dim=1)
+    distance = functional.kl_div(student, answer, reduction="batchmean", log_target=True)
+    return (1 - config.distillation) * loss + config.distillation * soft**2 * distance
 
 
 @torch.no_grad()
