@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation
             network,
             _training_images(problem),
             method,
-            config.train,
+            replace(config.train, distillation=0.0),  # it is the teacher
             epochs=config.train.dense_epochs,
             learning_rate=config.train.learning_rate,
             seed=config.study.seed,
