@@ -75,7 +75,9 @@ def fit(
         DataError: fewer images than one batch.
     """
     if config.distillation > 0 and teacher is None:
-        raise ConfigError(f"train.distillation is {config.distillation}; allowed without teacher: 0")
+        raise ConfigError(
+            f"train.distillation is {config.distillation}; allowed without teacher: 0"
+        )
     device = next(network.parameters()).device
     batches = Batches(images, config.batch_size, seed=seed, device=device)
     method.attach(network, epochs=epochs, steps_per_epoch=len(batches))
