@@ -237,4 +237,5 @@ def _selected_digits(rest: Tensor, wanted: Tensor, limit: int) -> Tensor:
     gains = (2 * (rest[..., None] - steps) + 1).masked_fill(steps > wanted[..., None], -torch.inf)
     at = gains.flatten(-2).topk(limit, dim=-1, sorted=False).indices
     taken = torch.zeros_like(gains).flatten(-2).scatter_(-1, at, 1.0)
-    return taken.unflatten(-1, (-1, len(steps))).sum(dim=-1)
+    digits: Tensor = taken.unflatten(-1, (-1, len(steps))).sum(dim=-1)
+    return digits
