@@ -6,12 +6,12 @@ from typing import Any
 
 from hwmodel.accelerator import CostModel
 from hwmodel.adc import ADC_LAWS, AdcLaw
-from hwmodel.cost_report import CostReport
+from hwmodel.cost_report import CostReport, quotient
 from hwmodel.errors import OutOfRangeError
 from hwmodel.geometry import MappedLayer
 from hwmodel.policies import POLICIES
 
-__all__ = ["dominant", "under_laws", "under_policies"]
+__all__ = ["breakdown", "dominant", "under_laws", "under_policies"]
 
 
 def under_laws(
@@ -64,6 +64,19 @@ def under_policies(
         except OutOfRangeError as error:
             refused[name] = str(error)
     return {"totals": found, "refused": refused}
+
+
+def breakdown(report: CostReport) -> dict[str, dict[str, float]]:
+    """Area and power of each component over all layers, the ADCs first, then by energy."""
+    parts = report.by_component()
+    latency_s = report.totals.latency_s
+    return {
+        name: {
+            "area_m2": parts[name]["area_m2"],
+            "power_w": quotient(parts[name]["energy_j"], latency_s),
+        }
+        for name in sorted(parts, key=lambda part: part != "adc")
+    }
 
 
 def dominant(report: CostReport) -> dict[str, dict[str, Any]]:

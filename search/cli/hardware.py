@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwmodel.adc.base import MAX_ADC_BITS
-from hwmodel.errors import ConfigError
+from hwmodel.errors import ConfigError, OutOfRangeError
 
 if TYPE_CHECKING:
     from hwmodel.accelerator import CostModel
@@ -45,13 +45,20 @@ def cost(
     band: Annotated[bool, typer.Option(help="Totals under every ADC law, and what leads.")] = False,
     peak: Annotated[bool, typer.Option(help="The preset's nameplate, all crossbars busy.")] = False,
     adc_bits: Annotated[int | None, typer.Option(help="ADC resolution of --peak.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw area and power by component: FILE.svg or .png.")
+    ] = None,
+    plot_bits: Annotated[
+        Path | None, typer.Option(help="Draw ADC bits by layer and bit slice: FILE.svg or .png.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Price a network or checkpoint: crossfront cost --network lenet5 --nonzeros 5."""
     from hwmodel.accelerator import ratio
     from hwmodel.compare import under_laws, under_policies
-    from search.cli.output import print_json
+    from search.cli.output import print_json, say
     from search.config import HardwareConfig
+    from search.pictures import bits_map, cost_breakdown
 
     hardware = HardwareConfig(
         preset=preset or HardwareConfig().preset,
@@ -72,14 +79,26 @@ def cost(
         name, layers, shapes = _stored(folder)
     else:
         name, layers, shapes = _planned(model, network, _image(image), classes, chosen)
-    report = model.evaluate(layers)
-    dense = model.evaluate(_dense(layers, shapes))
-    content: dict[str, Any] = {
-        "network": name,
-        **report.to_json(),
-        "dense": dense.to_json()["totals"],
-        "ratio": ratio(dense, report),
-    }
+    content: dict[str, Any] = {"network": name, "law": model.law.name, "policy": model.policy}
+    try:
+        report = model.evaluate(layers)
+        dense = model.evaluate(_dense(layers, shapes))
+    except OutOfRangeError as error:  # other laws may answer
+        if not band or plot is not None:
+            raise
+        content["refused"] = str(error)
+    else:
+        content |= {
+            **report.to_json(),
+            "dense": dense.to_json()["totals"],
+            "ratio": ratio(dense, report),
+        }
+        if plot is not None:
+            cost_breakdown({"dense": dense, name: report}, plot)
+            say(f"wrote {plot}")
+    if plot_bits is not None:
+        bits_map({layer.shape.name: layer.adc_bits_per_slice for layer in layers}, plot_bits)
+        say(f"wrote {plot_bits}")
     if policy == _ALL:
         content["policies"] = under_policies(model, layers)
     if band:
@@ -215,16 +234,10 @@ def _image(text: str) -> tuple[int, int, int]:
 
 def _print_cost(content: dict[str, Any]) -> None:
     print(f"{content['network']}, ADC law {content['law']}, policy {content['policy']}")
-    for layer in content["layers"]:
-        print(
-            f"  {layer['name']:24} {layer['crossbars']:5} crossbars of "
-            f"{layer['wordlines']}x{layer['bitlines']}, {layer['adc_bits']} ADC bits, "
-            f"{layer['conversions']:.3g} conversions"
-        )
-    for key, value in content["totals"].items():
-        print(f"  {key:18} {value:.4g}")
-    less = ", ".join(f"{key} {value:.2f}" for key, value in content["ratio"].items())
-    print(f"  times less than dense on the same crossbars: {less}")
+    if "refused" in content:
+        print(f"  {content['law']} refused: {content['refused']}")
+    else:
+        _print_totals(content)
     if "policies" in content:
         _print_side_by_side("ADC policy", content["policies"]["totals"])
         _print_refused(content["policies"]["refused"])
@@ -235,6 +248,19 @@ def _print_cost(content: dict[str, Any]) -> None:
         for level in _LEVELS:
             power, area = content[level]["power_w"], content[level]["area_m2"]
             print(f"    {level:6} {power:.5g} W  {area * 1e6:.5g} mm2")
+
+
+def _print_totals(content: dict[str, Any]) -> None:
+    for layer in content["layers"]:
+        print(
+            f"  {layer['name']:24} {layer['crossbars']:5} crossbars of "
+            f"{layer['wordlines']}x{layer['bitlines']}, {layer['adc_bits']} ADC bits, "
+            f"{layer['conversions']:.3g} conversions"
+        )
+    for key, value in content["totals"].items():
+        print(f"  {key:18} {value:.4g}")
+    less = ", ".join(f"{key} {value:.2f}" for key, value in content["ratio"].items())
+    print(f"  times less than dense on the same crossbars: {less}")
 
 
 def _print_band(band: dict[str, Any]) -> None:
