@@ -7,15 +7,15 @@ from typing import Any
 from hwmodel.accelerator import CostModel
 from hwmodel.adc import ADC_LAWS, AdcLaw
 from hwmodel.cost_report import CostReport, quotient
+from hwmodel.digital import AnyLayer
 from hwmodel.errors import OutOfRangeError
-from hwmodel.geometry import MappedLayer
 from hwmodel.policies import POLICIES
 
 __all__ = ["breakdown", "dominant", "under_laws", "under_policies"]
 
 
 def under_laws(
-    model: CostModel, layers: Sequence[MappedLayer], laws: Mapping[str, AdcLaw] = ADC_LAWS
+    model: CostModel, layers: Sequence[AnyLayer], laws: Mapping[str, AdcLaw] = ADC_LAWS
 ) -> dict[str, Any]:
     """Totals of one inference under every law, the range of each total, and what dominates.
 
@@ -46,7 +46,7 @@ def under_laws(
 
 
 def under_policies(
-    model: CostModel, layers: Sequence[MappedLayer], policies: Iterable[str] = POLICIES
+    model: CostModel, layers: Sequence[AnyLayer], policies: Iterable[str] = POLICIES
 ) -> dict[str, Any]:
     """Totals of one inference under every policy.
 

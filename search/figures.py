@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from hwmodel.compare import breakdown
+from hwmodel.digital import AnyLayer, layer_from_json, split_layers
 from hwmodel.errors import OutOfRangeError
-from hwmodel.geometry import MappedLayer
 from search.evaluate import Evaluation
 from search.study import Study, candidate_of, status, values
 from search.units import AXES, display_name, display_value
@@ -37,7 +37,7 @@ def hardware_figures(study: Study) -> "list[go.Figure]":
         evaluation = Evaluation.from_json(trial.user_attrs["evaluation"])
         networks[f"trial {trial.number}"] = evaluation
     stored = {
-        name: [MappedLayer.from_json(layer) for layer in evaluation.layers]
+        name: [layer_from_json(layer) for layer in evaluation.layers]
         for name, evaluation in networks.items()
         if evaluation.layers
     }
@@ -80,7 +80,7 @@ def _front_figure(
     return figure
 
 
-def _breakdown_figures(study: Study, stored: dict[str, list[MappedLayer]]) -> "list[go.Figure]":
+def _breakdown_figures(study: Study, stored: dict[str, list[AnyLayer]]) -> "list[go.Figure]":
     """One figure for area and one for power, a bar a network."""
     import plotly.graph_objects as go
 
@@ -110,12 +110,13 @@ def _breakdown_figures(study: Study, stored: dict[str, list[MappedLayer]]) -> "l
     return figures
 
 
-def _bits_figure(stored: dict[str, list[MappedLayer]]) -> "go.Figure":
+def _bits_figure(stored: dict[str, list[AnyLayer]]) -> "go.Figure":
     """ADC bits by layer and bit slice, of the network chosen in a menu."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for index, layers in enumerate(stored.values()):
+    for index, stored_layers in enumerate(stored.values()):
+        layers, _ = split_layers(stored_layers)
         rows = [list(layer.adc_bits_per_slice) for layer in layers]
         width = max(map(len, rows))
         figure.add_heatmap(

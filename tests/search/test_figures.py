@@ -49,7 +49,7 @@ def test_bits_figure_shows_one_network_at_a_time(study: Study) -> None:
     assert [list(row) for row in figure.data[1].z] == [[4, 4, 4, 3]]
     buttons = figure.layout.updatemenus[0].buttons
     assert [button.label for button in buttons] == ["dense", "trial 0"]
-    assert buttons[1].args[0]["visible"] == (False, True)
+    assert buttons[1].args[0]["visible"] == [False, True]
 
 
 def test_study_that_stored_no_layers_has_no_hardware_figures(tmp_path: Path) -> None:
