@@ -130,9 +130,7 @@ def check_problem(problem: Problem) -> None:
     Raises:
         CheckpointError: a checkpoint that is not there, or of another network.
     """
-    checkpoint = problem.config.network.checkpoint
-    if checkpoint is not None:
-        load_weights(problem.network(), Path(checkpoint))
+    _load_pretrained(problem, problem.network())
 
 
 def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation:
@@ -147,8 +145,8 @@ def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation
     network = problem.network()
     targets = dense_targets(network, problem.dense_plan())
     method = Method(targets)
-    if config.network.checkpoint is not None:
-        load_weights(network, Path(config.network.checkpoint))
+    _load_pretrained(problem, network)
+    if config.network.checkpoint is not None and not config.network.reset_head:
         method.attach(network, epochs=0, steps_per_epoch=1)
         train_s = 0.0
     else:
@@ -248,6 +246,13 @@ def _finish(
         layers=[layer.to_json() for layer in layers],
         seconds={"train": train_s, "total": time.perf_counter() - started},
     )
+
+
+def _load_pretrained(problem: Problem, network: nn.Module) -> None:
+    """Loads the checkpoint to start from, where there is one."""
+    config = problem.config.network
+    if config.checkpoint is not None:
+        load_weights(network, Path(config.checkpoint), reset_head=config.reset_head)
 
 
 def _teacher(problem: Problem, weights: Path) -> nn.Module | None:

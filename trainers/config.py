@@ -25,12 +25,19 @@ class NetworkConfig:
     """Keyword arguments for the factory."""
     checkpoint: str | None = None
     """A safetensors file or state dict to start from instead of training a dense baseline."""
+    reset_head: bool = False
+    """Whether the checkpoint's last layer is left out, because it has other classes; the network
+    with a fresh one is then trained for `train.dense_epochs`."""
     unmapped: str = "refuse"
     """What becomes of layers that no crossbar holds: `refuse` them by name, or `digital`: they stay
     as they are, computed and priced as digital multiply-accumulates."""
 
     def __post_init__(self) -> None:
         check_choice("network.unmapped", self.unmapped, ("refuse", "digital"))
+        if self.reset_head and self.checkpoint is None:
+            raise ConfigError(
+                "network.reset_head is True; allowed without network.checkpoint: False"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from hwmodel.errors import ConfigError
-from trainers.config import TrainConfig, check_choice, check_number
+from trainers.config import NetworkConfig, TrainConfig, check_choice, check_number
 
 
 def test_defaults_are_allowed() -> None:
@@ -54,3 +54,9 @@ def test_choice_lists_the_words() -> None:
     check_choice("kind", "a", ("a", "b"))
     with pytest.raises(ConfigError, match="kind is 'c'; allowed: a, b"):
         check_choice("kind", "c", ("a", "b"))
+
+
+def test_head_can_only_be_reset_where_there_is_a_checkpoint() -> None:
+    assert NetworkConfig(checkpoint="w.pt", reset_head=True).reset_head
+    with pytest.raises(ConfigError, match=r"network\.reset_head is True; allowed without"):
+        NetworkConfig(reset_head=True)
