@@ -19,7 +19,7 @@ from search.config import StudyConfig
 from search.objectives import cost_values
 from spaces.candidate import Candidate
 from trainers.checkpoint import save_checkpoint
-from trainers.data import Dataset, ImageSet, load_dataset
+from trainers.data import Dataset, ImageSource, load_dataset
 from trainers.finalise import finalise
 from trainers.fit import accuracy, fit, resolve_device
 from trainers.integer import integer_layers
@@ -74,7 +74,7 @@ class Problem:
     """Everything that the evaluations of one study share, loaded once per process."""
 
     config: StudyConfig
-    dataset: Dataset
+    dataset: Dataset[ImageSource]
     shapes: Mapping[str, LayerShape]
     digital: Sequence[DigitalLayer]
     """Layers that no crossbar holds."""
@@ -264,7 +264,7 @@ def _teacher(problem: Problem, weights: Path) -> nn.Module | None:
     return teacher.eval()
 
 
-def _training_images(problem: Problem) -> ImageSet:
+def _training_images(problem: Problem) -> ImageSource:
     count = problem.config.train.train_count
     train = problem.dataset.train
     return train if count is None else train.subset(count)

@@ -64,7 +64,8 @@ class TrainConfig:
     schedule: str = "one-cycle"
     """`one-cycle` (linear up over the first fifth, linear down), `cosine` or `constant`."""
     augment: str = "none"
-    """`none`, `flip` (mirror at random) or `crop-flip` (shifted by up to 4 pixels, mirrored)."""
+    """`none`, `flip` (mirror at random), `crop-flip` (shifted by up to 4 pixels, mirrored) or
+    `crop-flip-cutout` (and a square of half the side blanked)."""
     distillation: float = 0.0
     """Share of the loss, 0 to 1, that is the distance to the dense network's answers, for each
     candidate; the rest is cross-entropy. Costs a forward pass of the dense network per step."""

@@ -25,7 +25,11 @@ def test_defaults_are_allowed() -> None:
         ("weight_decay", None, "train.weight_decay is None; allowed: a number from 0"),
         ("train_count", 0, "train.train_count is 0; allowed: an integer from 1"),
         ("optimiser", "lion", "train.optimiser is 'lion'; allowed: sgd, adam"),
-        ("augment", "mixup", "train.augment is 'mixup'; allowed: none, flip, crop-flip"),
+        (
+            "augment",
+            "mixup",
+            "train.augment is 'mixup'; allowed: none, flip, crop-flip, crop-flip-cutout",
+        ),
         ("schedule", "step", "train.schedule is 'step'; allowed: one-cycle, cosine, constant"),
     ],
 )
