@@ -26,6 +26,7 @@ from trainers.integer import integer_layers
 from trainers.method import Method, dense_targets
 from trainers.methods import build_method
 from trainers.networks import build_network
+from trainers.robustness import Robustness, robust_accuracy
 from trainers.tracing import trace
 from trainers.weights import load_weights, save_weights
 
@@ -221,6 +222,9 @@ def _finish(
     layers: list[AnyLayer] = [*mapped, *problem.digital]
     report = problem.cost_model.evaluate(layers)
     values = {"accuracy": accuracy(integer, problem.dataset.test), **cost_values(report)}
+    robust = _robustness(problem, integer)
+    if robust is not None:
+        values["robust_accuracy"] = robust.mean
     save_checkpoint(
         checkpoint,
         integer,
@@ -230,6 +234,7 @@ def _finish(
         facts={
             **facts,
             "accuracy": values["accuracy"],
+            "robustness": None if robust is None else robust.to_json(),
             "dataset": {
                 "name": problem.dataset.name,
                 "test_images": len(problem.dataset.test),
@@ -253,6 +258,15 @@ def _load_pretrained(problem: Problem, network: nn.Module) -> None:
     config = problem.config.network
     if config.checkpoint is not None:
         load_weights(network, Path(config.checkpoint), reset_head=config.reset_head)
+
+
+def _robustness(problem: Problem, integer: nn.Module) -> Robustness | None:
+    """The integer network on the lossy devices that the study asks for."""
+    asked, test = problem.config.robustness, problem.dataset.test
+    if asked.device is None:
+        return None
+    images = test.subset(min(asked.images, len(test)))
+    return robust_accuracy(integer, images, asked.device, range(asked.seeds))
 
 
 def _teacher(problem: Problem, weights: Path) -> nn.Module | None:

@@ -92,6 +92,19 @@ class ImageSet:
         """Minibatches of the set, which moves to the device as a whole: `Batches`."""
         return Batches(self, batch_size, seed=seed, device=device, shuffle=shuffle)
 
+    def halves(self) -> tuple["ImageSet", "ImageSet"]:
+        """The first half of at least two images, and the rest."""
+        half = len(self) // 2
+        return self._rows(slice(0, half)), self._rows(slice(half, None))
+
+    def _rows(self, rows: slice) -> "ImageSet":
+        return ImageSet(
+            name=self.name,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            classes=self.classes,
+        )
+
     def to(self, device: torch.device | str) -> "ImageSet":
         """The same set on `device`; without a copy where it is there already."""
         return ImageSet(
