@@ -29,7 +29,8 @@ def finalise(
 ) -> nn.Module:
     """The integer network of a trained one, proven to keep what its method promised.
 
-    Lets the method release the network, settles batch norm, measures activation ranges, quantises, and holds every layer against its constraint and its planned ADC bits.
+    Lets the method release the network, settles batch norm, measures activation ranges, quantises,
+    and holds every layer against its constraint and its planned ADC bits.
 
     Args:
         network: trained under `method`; its weights are projected in place.
