@@ -19,7 +19,7 @@ from search.config import StudyConfig
 from search.objectives import cost_values
 from spaces.candidate import Candidate
 from trainers.checkpoint import save_checkpoint
-from trainers.data import Dataset, ImageSet, load_dataset
+from trainers.data import Dataset, ImageSource, load_dataset
 from trainers.finalise import finalise
 from trainers.fit import accuracy, fit, resolve_device
 from trainers.integer import integer_layers
@@ -75,7 +75,7 @@ class Problem:
     """Everything that the evaluations of one study share, loaded once per process."""
 
     config: StudyConfig
-    dataset: Dataset
+    dataset: Dataset[ImageSource]
     shapes: Mapping[str, LayerShape]
     digital: Sequence[DigitalLayer]
     """Layers that no crossbar holds."""
@@ -131,9 +131,7 @@ def check_problem(problem: Problem) -> None:
     Raises:
         CheckpointError: a checkpoint that is not there, or of another network.
     """
-    checkpoint = problem.config.network.checkpoint
-    if checkpoint is not None:
-        load_weights(problem.network(), Path(checkpoint))
+    _load_pretrained(problem, problem.network())
 
 
 def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation:
@@ -148,8 +146,8 @@ def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation
     network = problem.network()
     targets = dense_targets(network, problem.dense_plan())
     method = Method(targets)
-    if config.network.checkpoint is not None:
-        load_weights(network, Path(config.network.checkpoint))
+    _load_pretrained(problem, network)
+    if config.network.checkpoint is not None and not config.network.reset_head:
         method.attach(network, epochs=0, steps_per_epoch=1)
         train_s = 0.0
     else:
@@ -255,6 +253,13 @@ def _finish(
     )
 
 
+def _load_pretrained(problem: Problem, network: nn.Module) -> None:
+    """Loads the checkpoint to start from, where there is one."""
+    config = problem.config.network
+    if config.checkpoint is not None:
+        load_weights(network, Path(config.checkpoint), reset_head=config.reset_head)
+
+
 def _robustness(problem: Problem, integer: nn.Module) -> Robustness | None:
     """The integer network on the lossy devices that the study asks for."""
     asked, test = problem.config.robustness, problem.dataset.test
@@ -273,7 +278,7 @@ def _teacher(problem: Problem, weights: Path) -> nn.Module | None:
     return teacher.eval()
 
 
-def _training_images(problem: Problem) -> ImageSet:
+def _training_images(problem: Problem) -> ImageSource:
     count = problem.config.train.train_count
     train = problem.dataset.train
     return train if count is None else train.subset(count)

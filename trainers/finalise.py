@@ -165,4 +165,5 @@ def _calibration(network: nn.Module, images: ImageSet) -> Batches:
     device = next(network.parameters()).device
     count = -(-len(images) // _CALIBRATION_BATCH)
     size = len(images) // count
-    return Batches(images.subset(count * size), size, seed=0, device=device, shuffle=False)
+    chosen = images.subset(count * size)
+    return chosen.batches(size, seed=0, device=device, shuffle=False)

@@ -13,7 +13,7 @@ from torch import nn
 from hwmodel.errors import CertificateError, CheckpointError
 from hwmodel.nonideality import Nonideality
 from trainers.checkpoint import MANIFEST, changed_files, load_checkpoint
-from trainers.data import Batches, ImageSet
+from trainers.data import ImageSet
 from trainers.export import ONNX_FILE, SAMPLES_FILE, onnx_logits
 from trainers.fit import accuracy
 from trainers.integer import EVERY_READING, EXACT, integer_layers, set_readout
@@ -156,7 +156,7 @@ def measure_folder(
 def _mismatches(network: nn.Module, images: ImageSet) -> int:
     """Images whose logits change when every ADC reading is simulated."""
     count = 0
-    for batch, _ in Batches(images, 32, seed=0, device="cpu", shuffle=False).epoch(0):
+    for batch, _ in images.batches(32, seed=0, device="cpu", shuffle=False).epoch(0):
         set_readout(network, EXACT)
         expected = network(batch)
         set_readout(network, EVERY_READING)

@@ -130,6 +130,17 @@ def test_baseline_can_come_from_a_file(
     assert found.seconds["train"] == 0.0
 
 
+def test_baseline_with_a_fresh_head_is_trained(
+    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
+) -> None:
+    _, weights, _ = dense
+    given = problem_of(network={"checkpoint": str(weights), "reset_head": True})
+    check_problem(given)
+    found = train_dense(given, tmp_path / "w.safetensors", tmp_path / "dense")
+    assert found.seconds["train"] > 0.0
+    assert found.values["accuracy"] > 0.3
+
+
 def test_baseline_of_another_network_is_found_out_before_anything_starts(
     dense: tuple[Problem, Path, Evaluation],
 ) -> None:
