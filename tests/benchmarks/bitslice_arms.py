@@ -12,6 +12,7 @@ here few epochs of one-cycle at a larger one move the weights about as far.
 import argparse
 import json
 import statistics
+import sys
 from pathlib import Path
 
 import torch
@@ -58,6 +59,8 @@ def main() -> None:
                 key = (arm, json.dumps(strength))
                 result = train_arm(dataset, dense, options, seed, arm, strength)
                 found.setdefault(key, []).append(result)
+                line = f"seed {seed} {arm} {strength}: {result['accuracy']:.4f}"
+                print(f"{line}, {mean_share(result):.4f} non-zero", file=sys.stderr, flush=True)
     rows = [
         {"arm": arm, **json.loads(strength), **summary(results)}
         for (arm, strength), results in found.items()

@@ -189,6 +189,14 @@ def test_arms_differ_in_the_last_phase_only() -> None:
     assert not torch.equal(gradients["l1"], gradients["bl1"])
 
 
+def test_frozen_layer_is_left_without_a_gradient() -> None:
+    for share in (0.0, 1.0):
+        layer, method = linear(l1_share=share)
+        layer.weight.requires_grad_(False)
+        method.after_backward()
+        assert layer.weight.grad is None
+
+
 # The schedule.
 
 

@@ -116,6 +116,13 @@ def test_regularisers_are_weighted_and_end_with_phase_one() -> None:
     assert int(weight.grad.count_nonzero()) == 0
 
 
+def test_frozen_layer_is_left_without_a_gradient() -> None:
+    network = seeded(nn.Sequential(nn.Linear(8, 2)))
+    network[0].weight.requires_grad_(False)
+    attached(network).after_backward()
+    assert network[0].weight.grad is None
+
+
 # Bins and pruning.
 
 
