@@ -16,6 +16,7 @@ NEEDS_TORCH = (
     "hwmodel.mapping",
     "hwmodel.nonideality",
     "hwmodel.simulator",
+    "hwmodel.slice_statistics",
     "hwmodel.slicing",
 )
 """All else in hwmodel works without torch."""
