@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from hwmodel.errors import ConfigError, SpecError
 from trainers.method import LayerTarget, Method
+from trainers.methods.circulant import CirculantConfig, CirculantMethod
 from trainers.methods.level_sum import LevelSumConfig, LevelSumMethod
 from trainers.methods.magnitude import Magnitude, MagnitudeConfig
 from trainers.methods.plain import Dense, DenseConfig, Structured, StructuredConfig
@@ -18,6 +19,8 @@ from trainers.methods.tinyadc import (
 
 __all__ = [
     "METHODS",
+    "CirculantConfig",
+    "CirculantMethod",
     "Dense",
     "DenseConfig",
     "LevelSumConfig",
@@ -35,7 +38,14 @@ __all__ = [
     "method_entry",
 ]
 
-MethodConfig = TinyAdcConfig | LevelSumConfig | MagnitudeConfig | DenseConfig | StructuredConfig
+MethodConfig = (
+    TinyAdcConfig
+    | LevelSumConfig
+    | CirculantConfig
+    | MagnitudeConfig
+    | DenseConfig
+    | StructuredConfig
+)
 """The settings of any method."""
 
 
@@ -55,6 +65,7 @@ class MethodEntry(NamedTuple):
 METHODS: dict[str, MethodEntry] = {
     "tinyadc": MethodEntry(TinyAdcConfig, tinyadc, SETTINGS),
     "level-sum": MethodEntry(LevelSumConfig, LevelSumMethod, LevelSumMethod.settings),
+    "circulant": MethodEntry(CirculantConfig, CirculantMethod, CirculantMethod.settings),
     "magnitude": MethodEntry(MagnitudeConfig, Magnitude, Magnitude.settings),
     "structured": MethodEntry(StructuredConfig, Structured, Structured.settings),
     "dense": MethodEntry(DenseConfig, Dense, Dense.settings),
