@@ -182,7 +182,7 @@ class RotatedMapping:
         blocks = self.blocks
         reads = products.unflatten(2, (blocks.block_rows, self.duplication))
         reads = reads.unflatten(1, (-1, self.rotations)).transpose(2, 3)
-        whole = reads.flatten(3)[..., : blocks.side]  # the last read may go past the block
+        whole: Tensor = reads.flatten(3)[..., : blocks.side]  # the last read may pass the block
         return whole.flatten(2)[..., : blocks.outputs]
 
 

@@ -161,7 +161,7 @@ class Circulant:
     def check(self, layer: str, weight: Tensor, spec: CrossbarSpec, layout: MatrixLayout) -> None:
         """Raises `ConstraintError` naming the first weight off its diagonal; integer weights."""
         blocks = CirculantBlocks.of(weight, layout.groups, self.block_size)
-        odd = (blocks.project(weight.double()) != weight).flatten(2)
+        odd = (blocks.project(weight.double()) != weight).reshape(*weight.shape[:2], -1)
         if not bool(odd.any()):
             return
         output, channel, place = (int(index) for index in odd.nonzero()[0])

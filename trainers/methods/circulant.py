@@ -104,4 +104,5 @@ class CirculantMethod(Method):
 
 def _at_norm(projected: Tensor, weight: Tensor) -> Tensor:
     """The projected weight, at the norm of the weight."""
-    return projected * (weight.norm() / projected.norm().clamp(min=1e-12))
+    growth: Tensor = weight.norm() / projected.norm().clamp(min=1e-12)
+    return projected * growth
