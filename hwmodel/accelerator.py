@@ -27,6 +27,7 @@ from hwmodel.cost_report import (
     ratio,
 )
 from hwmodel.crossbar import CrossbarSpec
+from hwmodel.digital import AnyLayer, DigitalArray, DigitalLayer, split_layers
 from hwmodel.errors import ConfigError
 from hwmodel.geometry import MappedLayer
 from hwmodel.nameplate import roll_up_peak
@@ -95,43 +96,49 @@ class CostModel:
         self._adcs: dict[tuple[int, float], AdcCost] = {}
         self._shares: dict[AdcCost, float] = {}
 
-    def evaluate(self, layers: Sequence[MappedLayer]) -> CostReport:
+    def evaluate(self, layers: Sequence[AnyLayer]) -> CostReport:
         """The cost of one inference.
 
         A position takes `cycle_count` cycles; a layer's positions follow each other (copies of
         it work side by side), layers too, and the pipeline fills once. A layer that is never read
-        takes neither time nor energy, and its crossbars carry no ADC.
+        takes neither time nor energy, and its crossbars carry no ADC. Digital layers follow each
+        other on the preset's one MAC array, which is there only where some layer needs it.
 
         Raises:
             OutOfRangeError: an ADC that the law refuses.
 
         Source: ISAAC (ISCA 2016) for the cycles, the pipeline and one ADC per crossbar.
         """
-        prices = self._price_lists(layers)
+        mapped, digital = split_layers(layers)
+        prices = self._price_lists(mapped)
         bits, by_slice = self.preset.output_bits, self._policy.by_slice
         uses = [
-            layer_use(layer, prices[id(layer.spec)], bits, by_slice=by_slice) for layer in layers
+            layer_use(layer, prices[id(layer.spec)], bits, by_slice=by_slice) for layer in mapped
         ]
-        lists = [prices[id(layer.spec)] for layer in layers]
+        lists = [prices[id(layer.spec)] for layer in mapped]
         adcs = self._converters(uses, lists)
         built = self._built(uses, adcs)
         cycles = [x.cycle_s for x, use in zip(lists, uses, strict=True) if use.time_s]
         fill_s = self.preset.pipeline_fill_cycles * max(cycles, default=0.0)
-        latency_s = math.fsum(use.time_s for use in uses) + fill_s
+        array = self.digital_array(digital)
+        latency_s = math.fsum([*(use.time_s for use in uses), array.time_s]) + fill_s
         leaves = tuple(
             _leaves(x, use, number, types, latency_s)
             for x, use, number, types in zip(lists, uses, built, adcs, strict=True)
         )
-        records = tuple(map(_layer_cost, layers, lists, uses, built, adcs, leaves))
+        records = tuple(map(_layer_cost, mapped, lists, uses, built, adcs, leaves))
         chip = self._chip_leaves(uses, latency_s)
+        array_leaves = _array_leaves(array)
         return CostReport(
             law=self.law.name,
             policy=self.policy,
             provisioning=self.provisioning,
             extrapolated=any(x.adc.extrapolated for types in adcs for x in types if x),
             layers=records,
-            totals=_totals(layers, records, (*leaves, chip), latency_s),
+            totals=_totals(mapped, array, records, (*leaves, chip, array_leaves), latency_s),
             chip=chip,
+            digital=tuple(digital),
+            array=array_leaves,
         )
 
     def peak(self, adc_bits: int | None = None) -> PeakReport:
@@ -159,6 +166,10 @@ class CostModel:
             self.provisioning,
             self.include_io,
         )
+
+    def digital_array(self, layers: Sequence[DigitalLayer]) -> DigitalArray:
+        """What the layers that lie on no crossbar take."""
+        return self.preset.digital.array(layers)
 
     def prices(self, spec: CrossbarSpec) -> PriceList:
         """The price list of one kind of crossbar; worked out once."""
@@ -271,6 +282,19 @@ class CostModel:
         )
 
 
+def _array_leaves(array: DigitalArray) -> LayerLeaves:
+    """The digital MAC array and its weight memory; nothing where no layer needs them."""
+    if not array.units:
+        return LayerLeaves((), (), (), (), ())
+    return LayerLeaves(
+        levels=("digital", "digital"),
+        names=("digital_mac", "digital_weights"),
+        numbers=(array.units, array.weights),
+        areas_m2=(array.mac_area_m2, array.weight_area_m2),
+        energies_j=(array.mac_energy_j, array.weight_energy_j),
+    )
+
+
 def _leaves(
     prices: PriceList,
     use: LayerUse,
@@ -360,6 +384,7 @@ def _utilisation(layer: MappedLayer, use: LayerUse, bitlines_per_output: int) ->
 
 def _totals(
     layers: Sequence[MappedLayer],
+    array: DigitalArray,
     records: tuple[LayerCost, ...],
     leaves: tuple[LayerLeaves, ...],
     latency_s: float,
@@ -368,9 +393,9 @@ def _totals(
     area_m2 = math.fsum(chain.from_iterable(group.areas_m2 for group in leaves))
     energy_j = math.fsum(chain.from_iterable(group.energies_j for group in leaves))
     adc_energy_j = math.fsum(chain.from_iterable(group.adc_energies_j for group in leaves))
-    per_s = quotient(1.0, max((record.time_s for record in records), default=0.0))
-    ops = 2 * sum(layer.shape.macs for layer in layers)
-    effective = 2 * sum(layer.nonzeros * layer.shape.positions for layer in layers)
+    per_s = quotient(1.0, max([array.time_s, *(record.time_s for record in records)]))
+    ops = 2 * (array.macs + sum(layer.shape.macs for layer in layers))
+    effective = 2 * (array.macs + sum(x.nonzeros * x.shape.positions for x in layers))
     return CostTotals(
         adc_area_m2=math.fsum(chain.from_iterable(group.adc_areas_m2 for group in leaves)),
         adc_power_w=quotient(adc_energy_j, latency_s),

@@ -6,6 +6,7 @@ on in blocks of `BLOCK` candidate-layers, so that it needs at most `WORK_BYTES` 
 batch itself (72 bytes per candidate and layer) and its totals (104 bytes per candidate).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from hwmodel.adc.base import MAX_ADC_BITS
 from hwmodel.batch_plan import ARRAYS, CandidateBatch, Integers, crossbar_choices
 from hwmodel.components import EVENTS
 from hwmodel.cost_report import CostTotals
+from hwmodel.digital import DigitalArray, DigitalLayer
 from hwmodel.errors import ConfigError
 from hwmodel.geometry import LayerShape
 from hwmodel.price_list import NO_EVENT, PriceList
@@ -119,8 +121,12 @@ class BatchCostModel:
             raise ConfigError(f"ADC policy of a batch is {model.policy!r}; allowed: {allowed}")
         self.model = model
 
-    def evaluate(self, batch: CandidateBatch) -> BatchTotals:
+    def evaluate(self, batch: CandidateBatch, digital: Sequence[DigitalLayer] = ()) -> BatchTotals:
         """The totals of every candidate, equal to `CostModel.evaluate`'s up to rounding.
+
+        Args:
+            batch: the candidates.
+            digital: layers that lie on no crossbar, the same for every candidate.
 
         Raises:
             OutOfRangeError: an ADC that the law refuses, in any candidate.
@@ -128,12 +134,13 @@ class BatchCostModel:
         lists = [self.model.prices(spec) for spec in batch.specs]
         adcs = _AdcTable(self.model, lists)
         tables = _tables(lists)
+        array = self.model.digital_array(digital)
         names = [field.name for field in fields(BatchTotals)]
         totals = np.zeros((len(names), len(batch)))
         step = max(1, BLOCK // max(1, len(batch.shapes)))
         for start in range(0, len(batch), step):
             part = {name: getattr(batch, name)[start : start + step] for name in ARRAYS}
-            totals[:, start : start + step] = self._block(batch.shapes, part, tables, adcs)
+            totals[:, start : start + step] = self._block(batch.shapes, part, tables, adcs, array)
         return BatchTotals(**dict(zip(names, totals, strict=True)))
 
     def _block(
@@ -142,12 +149,13 @@ class BatchCostModel:
         part: dict[str, Integers],
         tables: _Tables,
         adcs: "_AdcTable",
+        array: DigitalArray,
     ) -> Floats:
         """The totals of some candidates, `[totals, candidates]`."""
         spec = part["spec"]
         use = _use(shapes, part, tables, self.model.preset.output_bits)
         fill_s = self.model.preset.pipeline_fill_cycles * (tables.cycle_s[spec] * use.read)
-        latency_s = use.time_s.sum(1) + fill_s.max(1, initial=0.0)
+        latency_s = use.time_s.sum(1) + fill_s.max(1, initial=0.0) + array.time_s
         built = self._built(use.crossbars)
         area_m2, conversion_j = adcs.look_up(spec, part["adc_bits"] * use.read)
         adc_area_m2 = (area_m2 * built).sum(1)
@@ -157,13 +165,17 @@ class BatchCostModel:
         sums = _Sums(
             adc_area_m2=adc_area_m2,
             adc_energy_j=adc_energy_j,
-            area_m2=(tables.area_m2[spec] * built).sum(1) + adc_area_m2 + chip_m2,
-            energy_j=_dynamic_j(spec, use, tables) + static_j + adc_energy_j + chip_j,
+            area_m2=(tables.area_m2[spec] * built).sum(1) + adc_area_m2 + chip_m2 + array.area_m2,
+            energy_j=_dynamic_j(spec, use, tables)
+            + static_j
+            + adc_energy_j
+            + chip_j
+            + array.energy_j,
             latency_s=latency_s,
-            slowest_s=use.time_s.max(1, initial=0.0),
+            slowest_s=use.time_s.max(1, initial=array.time_s),
             crossbars=use.crossbars.sum(1),
         )
-        return _columns(shapes, part["nonzeros"], sums)
+        return _columns(shapes, part["nonzeros"], sums, 2.0 * array.macs)
 
     def _built(self, used: Floats) -> Floats:
         """Crossbars to pay for; IMAs that fill up the last tile are the last layer's."""
@@ -256,11 +268,13 @@ def _dynamic_j(spec: Integers, use: _Use, tables: _Tables) -> Floats:
     return found
 
 
-def _columns(shapes: tuple[LayerShape, ...], nonzeros: Integers, sums: _Sums) -> Floats:
+def _columns(
+    shapes: tuple[LayerShape, ...], nonzeros: Integers, sums: _Sums, digital_ops: float
+) -> Floats:
     """The fields of `BatchTotals` in their order, `[totals, candidates]`."""
     positions = np.array([float(shape.positions) for shape in shapes])
-    ops = np.full(len(nonzeros), 2.0 * sum(shape.macs for shape in shapes))
-    effective = 2.0 * (nonzeros * positions).sum(1)
+    ops = np.full(len(nonzeros), 2.0 * sum(shape.macs for shape in shapes) + digital_ops)
+    effective = 2.0 * (nonzeros * positions).sum(1) + digital_ops
     per_s = _quotient(1.0, sums.slowest_s)
     return np.stack(
         [

@@ -6,16 +6,16 @@ from typing import Any
 
 from hwmodel.accelerator import CostModel
 from hwmodel.adc import ADC_LAWS, AdcLaw
-from hwmodel.cost_report import CostReport
+from hwmodel.cost_report import CostReport, quotient
+from hwmodel.digital import AnyLayer
 from hwmodel.errors import OutOfRangeError
-from hwmodel.geometry import MappedLayer
 from hwmodel.policies import POLICIES
 
-__all__ = ["dominant", "under_laws", "under_policies"]
+__all__ = ["breakdown", "dominant", "under_laws", "under_policies"]
 
 
 def under_laws(
-    model: CostModel, layers: Sequence[MappedLayer], laws: Mapping[str, AdcLaw] = ADC_LAWS
+    model: CostModel, layers: Sequence[AnyLayer], laws: Mapping[str, AdcLaw] = ADC_LAWS
 ) -> dict[str, Any]:
     """Totals of one inference under every law, the range of each total, and what dominates.
 
@@ -46,7 +46,7 @@ def under_laws(
 
 
 def under_policies(
-    model: CostModel, layers: Sequence[MappedLayer], policies: Iterable[str] = POLICIES
+    model: CostModel, layers: Sequence[AnyLayer], policies: Iterable[str] = POLICIES
 ) -> dict[str, Any]:
     """Totals of one inference under every policy.
 
@@ -64,6 +64,19 @@ def under_policies(
         except OutOfRangeError as error:
             refused[name] = str(error)
     return {"totals": found, "refused": refused}
+
+
+def breakdown(report: CostReport) -> dict[str, dict[str, float]]:
+    """Area and power of each component over all layers, the ADCs first, then by energy."""
+    parts = report.by_component()
+    latency_s = report.totals.latency_s
+    return {
+        name: {
+            "area_m2": parts[name]["area_m2"],
+            "power_w": quotient(parts[name]["energy_j"], latency_s),
+        }
+        for name in sorted(parts, key=lambda part: part != "adc")
+    }
 
 
 def dominant(report: CostReport) -> dict[str, dict[str, Any]]:

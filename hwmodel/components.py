@@ -8,12 +8,13 @@ crossbar -> IMA -> tile -> chip. All units are SI.
 import math
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from hwmodel.crossbar import CrossbarSpec
+from hwmodel.digital import DigitalUnit
 from hwmodel.errors import ConfigError
 from hwmodel.records import merge_tables, read_record
 
@@ -189,12 +190,14 @@ class Preset:
     crossbar: CrossbarSpec
     """The preset's own crossbar: peak mode, and the default of a plan."""
     components: tuple[Component, ...]
+    digital: DigitalUnit = field(default_factory=DigitalUnit)
+    """What computes layers that no crossbar holds."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int | float) and field.name != "pipeline_fill_cycles":
-                _check_number(value, f"preset {self.name!r}: {field.name}", above_zero=True)
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if isinstance(value, int | float) and part.name != "pipeline_fill_cycles":
+                _check_number(value, f"preset {self.name!r}: {part.name}", above_zero=True)
         _check_number(self.pipeline_fill_cycles, f"preset {self.name!r}: pipeline_fill_cycles")
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from hwmodel.components import LEVELS
+from hwmodel.digital import DigitalLayer
 
 __all__ = [
     "CostNode",
@@ -215,6 +216,10 @@ class CostReport:
     totals: CostTotals
     chip: LayerLeaves
     """The leaves that no layer owns."""
+    digital: tuple[DigitalLayer, ...]
+    """Layers that lie on no crossbar."""
+    array: LayerLeaves
+    """The digital MAC array that computes them."""
 
     @property
     def tree(self) -> CostNode:
@@ -223,12 +228,13 @@ class CostReport:
             CostNode.group(layer.name, layer.built_crossbars, self._levels(layer.leaves.rows()))
             for layer in self.layers
         ]
-        return CostNode.group("network", 1, [*children, *self._levels(self.chip.rows())])
+        shared = (*self.chip.rows(), *self.array.rows())
+        return CostNode.group("network", 1, [*children, *self._levels(shared)])
 
     def by_component(self) -> dict[str, dict[str, float]]:
         """Area and energy of each component over all layers, largest energy first."""
         found: dict[str, list[Leaf]] = {}
-        for leaves in (*(layer.leaves for layer in self.layers), self.chip):
+        for leaves in (*(layer.leaves for layer in self.layers), self.chip, self.array):
             for leaf in leaves.rows():
                 found.setdefault(leaf.name, []).append(leaf)
         sums = {
@@ -247,13 +253,14 @@ class CostReport:
             "policy": self.policy,
             "extrapolated": self.extrapolated,
             "layers": [layer.to_json() for layer in self.layers],
+            "digital": [layer.to_json() for layer in self.digital],
             "totals": asdict(self.totals),
             "tree": self.tree.to_json(),
         }
 
     def _levels(self, leaves: tuple[Leaf, ...]) -> Iterator[CostNode]:
         """The leaves as nodes, under one node per level."""
-        for level in LEVELS:
+        for level in (*LEVELS, "digital"):
             nodes = [
                 CostNode(
                     name=leaf.name,

@@ -102,6 +102,13 @@ def at_node(preset: Preset, node_m: float | None, table: str = NODE_TABLE) -> Pr
         components=tuple(
             _scaled(part, area, energy) if part.digital else part for part in preset.components
         ),
+        digital=replace(
+            preset.digital,
+            mac_area_m2=preset.digital.mac_area_m2 * area,
+            weight_area_m2=preset.digital.weight_area_m2 * area,
+            mac_energy_j=preset.digital.mac_energy_j * energy,
+            weight_energy_j=preset.digital.weight_energy_j * energy,
+        ),
     )
 
 

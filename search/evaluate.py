@@ -12,6 +12,7 @@ from torch import nn
 
 from hwmodel.accelerator import CostModel
 from hwmodel.crossbar import CrossbarPlan
+from hwmodel.digital import AnyLayer, DigitalLayer
 from hwmodel.errors import CrossfrontError
 from hwmodel.geometry import LayerShape
 from search.config import StudyConfig
@@ -25,7 +26,7 @@ from trainers.integer import integer_layers
 from trainers.method import Method, dense_targets
 from trainers.methods import build_method
 from trainers.networks import build_network
-from trainers.tracing import layer_shapes
+from trainers.tracing import trace
 from trainers.weights import load_weights, save_weights
 
 __all__ = [
@@ -52,7 +53,7 @@ class Evaluation:
     adc_bits: Mapping[str, int] = field(default_factory=dict)
     """Certified ADC resolution by layer."""
     layers: Sequence[Mapping[str, Any]] = ()
-    """The layers as they lie on their crossbars (`MappedLayer.to_json`), for pricing anew."""
+    """The layers as they are computed (`hwmodel.digital.AnyLayer`), for pricing anew."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """`train` and `total`, in the worker."""
     reason: str = ""
@@ -75,6 +76,8 @@ class Problem:
     config: StudyConfig
     dataset: Dataset
     shapes: Mapping[str, LayerShape]
+    digital: Sequence[DigitalLayer]
+    """Layers that no crossbar holds."""
     cost_model: CostModel
     device: torch.device
 
@@ -97,7 +100,8 @@ class Problem:
 
     def planned_costs(self, candidate: Candidate) -> dict[str, float]:
         """Worst-case costs of a candidate before any training, by objective."""
-        return cost_values(self.cost_model.evaluate(candidate.planned(self.shapes)))
+        layers: list[AnyLayer] = [*candidate.planned(self.shapes), *self.digital]
+        return cost_values(self.cost_model.evaluate(layers))
 
 
 def load_problem(config: StudyConfig) -> Problem:
@@ -109,10 +113,12 @@ def load_problem(config: StudyConfig) -> Problem:
     dataset = load_dataset(config.data)
     device = resolve_device(config.train.device)
     network = build_network(config.network, dataset.input_shape, dataset.classes)
+    shapes, digital = trace(network, config.network, dataset.input_shape)
     return Problem(
         config=config,
         dataset=dataset,
-        shapes=layer_shapes(network, dataset.input_shape),
+        shapes=shapes,
+        digital=digital,
         cost_model=config.hardware.cost_model(),
         device=device,
     )
@@ -214,7 +220,8 @@ def _finish(
     integer = finalise(network, method, problem.shapes, calibration.subset(count))
     stored = integer_layers(integer)
     mapped = [layer.mapped(problem.shapes[name]) for name, layer in stored.items()]
-    report = problem.cost_model.evaluate(mapped)
+    layers: list[AnyLayer] = [*mapped, *problem.digital]
+    report = problem.cost_model.evaluate(layers)
     values = {"accuracy": accuracy(integer, problem.dataset.test), **cost_values(report)}
     save_checkpoint(
         checkpoint,
@@ -238,7 +245,7 @@ def _finish(
         status=COMPLETE,
         values=values,
         adc_bits={name: layer.certify().adc_bits for name, layer in stored.items()},
-        layers=[layer.to_json() for layer in mapped],
+        layers=[layer.to_json() for layer in layers],
         seconds={"train": train_s, "total": time.perf_counter() - started},
     )
 

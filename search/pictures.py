@@ -1,17 +1,21 @@
 """Pictures as files, for papers and slides. The only module that draws with matplotlib."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwmodel.adc import AdcCost, AdcLaw
+from hwmodel.compare import breakdown
+from hwmodel.cost_report import CostReport
 from hwmodel.errors import ConfigError, OutOfRangeError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["adc_curves"]
+__all__ = ["adc_curves", "bits_map", "cost_breakdown"]
 
 _FORMATS = (".svg", ".png")
 _STYLES = ("-", "--", "-.", ":")
@@ -39,21 +43,93 @@ def adc_curves(
     Raises:
         ConfigError: another ending, or a file that cannot be written.
     """
-    if path.suffix.lower() not in _FORMATS:
-        raise ConfigError(f"picture is {str(path)!r}; allowed: a file {' or '.join(_FORMATS)}")
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     answers = {law.name: _answers(law, bits, rate_hz, node_m) for law in laws}
-    # A fixed salt and no date: the same curves make the same bytes.
-    with mpl.rc_context({"svg.hashsalt": "crossfront"}):
-        figure = Figure(figsize=(10, 5), layout="constrained")
+    with _figure(path, width=10, height=5) as figure:
         panels = figure.subplots(1, len(_PANELS))
         for axes, panel in zip(panels, _PANELS, strict=True):
             _panel(axes, answers, *panel)
         figure.suptitle(f"{rate_hz / 1e9:g} GS/s, {node_m * 1e9:g} nm; hollow: extrapolated")
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=4)
+
+
+def cost_breakdown(reports: Mapping[str, CostReport], path: Path) -> None:
+    """Draws area and power of each report as one bar, stacked by component.
+
+    Args:
+        reports: by the name under its bar; of one law, which the title names.
+        path: the file to write; its ending chooses SVG or PNG.
+
+    Raises:
+        ConfigError: another ending, or a file that cannot be written.
+    """
+    import matplotlib as mpl
+
+    first = next(iter(reports.values()))
+    parts = {name: breakdown(report) for name, report in reports.items()}
+    components = list(dict.fromkeys(name for part in parts.values() for name in part))
+    colours = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    with _figure(path, width=10, height=5.5) as figure:
+        panels = figure.subplots(1, 2)
+        for axes, column, scale, label in (
+            (panels[0], "area_m2", 1e6, "area (mm2)"),
+            (panels[1], "power_w", 1e3, "power (mW)"),
+        ):
+            below = [0.0] * len(parts)
+            for index, component in enumerate(components):
+                heights = [
+                    part.get(component, {}).get(column, 0.0) * scale for part in parts.values()
+                ]
+                colour = colours[index % len(colours)]
+                axes.bar(list(parts), heights, bottom=below, label=component, color=colour)
+                below = [a + b for a, b in zip(below, heights, strict=True)]
+            axes.set(ylabel=label)
+        figure.suptitle(f"by component, ADC law {first.law}, policy {first.policy}")
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=5)
+
+
+def bits_map(bits: Mapping[str, Sequence[int]], path: Path) -> None:
+    """Draws the ADC resolution of every layer and bit slice as a map.
+
+    Args:
+        bits: ADC bits per slice, least significant first, by layer.
+        path: the file to write; its ending chooses SVG or PNG.
+
+    Raises:
+        ConfigError: another ending, or a file that cannot be written.
+    """
+    slices = max(map(len, bits.values()))
+    rows = [[*row, *[float("nan")] * (slices - len(row))] for row in bits.values()]
+    highest = max(max(row) for row in bits.values())
+    with _figure(path, width=2.5 + 0.8 * slices, height=1.5 + 0.28 * len(rows)) as figure:
+        axes = figure.subplots()
+        axes.imshow(rows, aspect="auto", cmap="viridis", vmin=0)
+        for y, row in enumerate(bits.values()):
+            for x, count in enumerate(row):
+                colour = "black" if count > 0.6 * highest else "white"
+                axes.text(x, y, str(count), ha="center", va="center", color=colour)
+        axes.set_yticks(range(len(rows)), list(bits))
+        axes.set_xticks(range(slices))
+        axes.set(xlabel="bit slice, least significant first", title="ADC bits")
+
+
+@contextmanager
+def _figure(path: Path, *, width: float, height: float) -> "Iterator[Figure]":
+    """A figure of so many inches that is written to the file when the block ends.
+
+    Raises:
+        ConfigError: an ending that is neither SVG nor PNG, or a file that cannot be written.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise ConfigError(f"picture is {str(path)!r}; allowed: a file {' or '.join(_FORMATS)}")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    # A fixed salt and no date: the same picture makes the same bytes.
+    with mpl.rc_context({"svg.hashsalt": "crossfront"}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
         dated = {"Date": None} if path.suffix.lower() == ".svg" else None
         try:
             figure.savefig(path, metadata=dated)

@@ -10,39 +10,14 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hwmodel.cost_report import gain
+from search.figures import front_figures, hardware_figures
 from search.objectives import COSTS, direction
 from search.rescore import Rescored
-from search.study import Study, candidate_of, status, values
+from search.study import Study, status, values
 from search.tracking import mirrored_runs
+from search.units import display_name, display_number
 
 __all__ = ["pareto_json", "ratios", "write_report", "write_tables"]
-
-_AXES = {
-    "accuracy": ("Accuracy", 1.0, ""),
-    "adc_area": ("ADC area", 1e6, "mm2"),
-    "adc_power": ("ADC power", 1e3, "mW"),
-    "area": ("Chip area", 1e6, "mm2"),
-    "power": ("Chip power", 1e3, "mW"),
-    "energy": ("Energy per inference", 1e6, "uJ"),
-    "latency": ("Latency", 1e6, "us"),
-}
-"""Objective to its label, the factor from SI and the unit that people read."""
-
-
-def display_number(objective: str, value: float) -> str:
-    """A value in the unit of `display_name`, without the unit."""
-    return f"{value:.4f}" if objective == "accuracy" else f"{value * _AXES[objective][1]:.4g}"
-
-
-def display_value(objective: str, value: float) -> str:
-    """A value as people read it, such as `0.0123 mm2`."""
-    return f"{display_number(objective, value)} {_AXES[objective][2]}".rstrip()
-
-
-def display_name(objective: str) -> str:
-    """An objective's label with its unit."""
-    label, _, unit = _AXES[objective]
-    return f"{label} ({unit})" if unit else label
 
 
 def ratios(dense: dict[str, float], found: dict[str, float]) -> dict[str, float]:
@@ -115,42 +90,10 @@ def write_tables(study: Study) -> dict[str, Path]:
 
 def write_report(study: Study) -> Path:
     """Writes `report.html`: the front against every trial, readable without a network."""
-    import plotly.graph_objects as go
     import plotly.io
 
     path = study.folder.path / "report.html"
-    complete = [trial for trial in study.ended() if status(trial) == "complete"]
-    costs = [name for name in study.config.study.objectives if name != "accuracy"] or ["area"]
-    front = {trial.number for trial in study.front()}
-    figures = []
-    for name in costs:
-        figure = go.Figure()
-        for label, chosen, marker in (
-            ("other trials", [t for t in complete if t.number not in front], "circle-open"),
-            ("front", [t for t in complete if t.number in front], "diamond"),
-        ):
-            figure.add_scatter(
-                x=[values(t)[name] * _AXES[name][1] for t in chosen],
-                y=[values(t)["accuracy"] for t in chosen],
-                text=[_hover(t) for t in chosen],
-                mode="markers",
-                marker={"symbol": marker, "size": 10},
-                name=label,
-                hovertemplate="%{text}<extra></extra>",
-            )
-        if study.dense is not None:
-            dense = study.dense.values
-            figure.add_scatter(
-                x=[dense[name] * _AXES[name][1]],
-                y=[dense["accuracy"]],
-                mode="markers",
-                marker={"symbol": "star", "size": 14},
-                name="dense",
-            )
-        figure.update_layout(
-            xaxis_title=display_name(name), yaxis_title="Accuracy", xaxis_type="log", height=480
-        )
-        figures.append(figure)
+    figures = [*front_figures(study), *hardware_figures(study)]
     plots = [
         plotly.io.to_html(figure, full_html=False, include_plotlyjs=index == 0)
         for index, figure in enumerate(figures)
@@ -194,16 +137,6 @@ def _write_table(trials: Sequence[FrozenTrial], front: set[int], path: Path) -> 
         ]
     )
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), path)
-
-
-def _hover(trial: FrozenTrial) -> str:
-    found = values(trial)
-    bits = trial.user_attrs["evaluation"]["adc_bits"]
-    spec = candidate_of(trial).plan.default
-    lines = [f"trial {trial.number}", f"crossbar {spec.wordlines} x {spec.bitlines}"]
-    lines += [f"{display_name(n).split(' (')[0]}: {display_value(n, found[n])}" for n in _AXES]
-    lines += [f"ADC bits {', '.join(f'{name} {count}' for name, count in bits.items())}"]
-    return "<br>".join(html.escape(line) for line in lines)
 
 
 def _page(study: Study, plots: list[str]) -> str:

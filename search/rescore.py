@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from optuna.trial import FrozenTrial
 
 from hwmodel.accelerator import CostModel
+from hwmodel.digital import layer_from_json
 from hwmodel.errors import StudyError
-from hwmodel.geometry import MappedLayer
 from search.evaluate import COMPLETE, Evaluation
 from search.front import hypervolume, nondominated
 from search.objectives import cost_values
@@ -76,5 +76,5 @@ def _values(evaluation: Evaluation, model: CostModel, whose: str) -> dict[str, f
     """The objectives of an evaluation under another cost model."""
     if not evaluation.layers:
         raise StudyError(f"{whose} stored no layers to price anew; it is of an older version")
-    report = model.evaluate([MappedLayer.from_json(layer) for layer in evaluation.layers])
+    report = model.evaluate([layer_from_json(layer) for layer in evaluation.layers])
     return {"accuracy": evaluation.values["accuracy"], **cost_values(report)}

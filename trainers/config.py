@@ -25,6 +25,12 @@ class NetworkConfig:
     """Keyword arguments for the factory."""
     checkpoint: str | None = None
     """A safetensors file or state dict to start from instead of training a dense baseline."""
+    unmapped: str = "refuse"
+    """What becomes of layers that no crossbar holds: `refuse` them by name, or `digital`: they stay
+    as they are, computed and priced as digital multiply-accumulates."""
+
+    def __post_init__(self) -> None:
+        check_choice("network.unmapped", self.unmapped, ("refuse", "digital"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

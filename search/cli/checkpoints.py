@@ -31,7 +31,8 @@ def compress(
     from search.cli.studies import _given
     from search.config import load_config
     from search.evaluate import FAILED, evaluate, load_problem, train_dense
-    from search.report import display_value, ratios
+    from search.report import ratios
+    from search.units import display_value
     from trainers.export import check_target, export_folder
     from trainers.methods import build_method
 

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwmodel.adc.base import MAX_ADC_BITS
-from hwmodel.errors import ConfigError
+from hwmodel.digital import split_layers
+from hwmodel.errors import ConfigError, OutOfRangeError
 
 if TYPE_CHECKING:
     from hwmodel.accelerator import CostModel
     from hwmodel.adc import AdcCost
-    from hwmodel.geometry import LayerShape, MappedLayer
+    from hwmodel.digital import AnyLayer
+    from hwmodel.geometry import LayerShape
+    from trainers.config import NetworkConfig
 
 __all__ = ["COMMANDS"]
 
@@ -28,6 +31,9 @@ def cost(
     network: Annotated[str, typer.Option(help="Name, or module:factory.")] = "lenet5",
     image: Annotated[str, typer.Option(help="Channels x height x width.")] = "1x28x28",
     classes: Annotated[int, typer.Option(min=1)] = 10,
+    unmapped: Annotated[
+        str, typer.Option(help="Layers that no crossbar holds: refuse or digital.")
+    ] = "refuse",
     nonzeros: Annotated[int | None, typer.Option(help="Non-zeros per bitline segment.")] = None,
     wordlines: Annotated[int | None, typer.Option(help="Default: the preset's.")] = None,
     bitlines: Annotated[int | None, typer.Option(help="Default: the preset's.")] = None,
@@ -45,13 +51,21 @@ def cost(
     band: Annotated[bool, typer.Option(help="Totals under every ADC law, and what leads.")] = False,
     peak: Annotated[bool, typer.Option(help="The preset's nameplate, all crossbars busy.")] = False,
     adc_bits: Annotated[int | None, typer.Option(help="ADC resolution of --peak.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw area and power by component: FILE.svg or .png.")
+    ] = None,
+    plot_bits: Annotated[
+        Path | None, typer.Option(help="Draw ADC bits by layer and bit slice: FILE.svg or .png.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Price a network or checkpoint: crossfront cost --network lenet5 --nonzeros 5."""
     from hwmodel.accelerator import ratio
     from hwmodel.compare import under_laws, under_policies
-    from search.cli.output import print_json
+    from search.cli.output import print_json, say
     from search.config import HardwareConfig
+    from search.pictures import bits_map, cost_breakdown
+    from trainers.config import NetworkConfig
 
     hardware = HardwareConfig(
         preset=preset or HardwareConfig().preset,
@@ -71,15 +85,30 @@ def cost(
                 raise ConfigError(f"--{option} is {value}; a stored network has its own")
         name, layers, shapes = _stored(folder)
     else:
-        name, layers, shapes = _planned(model, network, _image(image), classes, chosen)
-    report = model.evaluate(layers)
-    dense = model.evaluate(_dense(layers, shapes))
-    content: dict[str, Any] = {
-        "network": name,
-        **report.to_json(),
-        "dense": dense.to_json()["totals"],
-        "ratio": ratio(dense, report),
-    }
+        name, layers, shapes = _planned(
+            model, NetworkConfig(name=network, unmapped=unmapped), _image(image), classes, chosen
+        )
+    content: dict[str, Any] = {"network": name, "law": model.law.name, "policy": model.policy}
+    try:
+        report = model.evaluate(layers)
+        dense = model.evaluate(_dense(layers, shapes))
+    except OutOfRangeError as error:  # other laws may answer
+        if not band or plot is not None:
+            raise
+        content["refused"] = str(error)
+    else:
+        content |= {
+            **report.to_json(),
+            "dense": dense.to_json()["totals"],
+            "ratio": ratio(dense, report),
+        }
+        if plot is not None:
+            cost_breakdown({"dense": dense, name: report}, plot)
+            say(f"wrote {plot}")
+    if plot_bits is not None:
+        mapped, _ = split_layers(layers)
+        bits_map({layer.shape.name: layer.adc_bits_per_slice for layer in mapped}, plot_bits)
+        say(f"wrote {plot_bits}")
     if policy == _ALL:
         content["policies"] = under_policies(model, layers)
     if band:
@@ -163,47 +192,46 @@ def _print_adc(found: "AdcCost", node_nm: float) -> None:
     )
 
 
-def _stored(folder: Path) -> "tuple[str, list[MappedLayer], dict[str, LayerShape]]":
+def _stored(folder: Path) -> "tuple[str, list[AnyLayer], dict[str, LayerShape]]":
     """The layers of a checkpoint as they are stored."""
     from trainers.checkpoint import load_checkpoint
     from trainers.integer import integer_layers
     from trainers.networks import build_network
-    from trainers.tracing import layer_shapes
+    from trainers.tracing import trace
 
     checkpoint = load_checkpoint(folder)
     plain = build_network(checkpoint.config, checkpoint.input_shape, checkpoint.classes)
-    shapes = layer_shapes(plain, checkpoint.input_shape)
+    shapes, digital = trace(plain, checkpoint.config, checkpoint.input_shape)
     layers = integer_layers(checkpoint.network)
     mapped = [layer.mapped(shapes[name]) for name, layer in layers.items()]
-    return checkpoint.config.name, mapped, shapes
+    return checkpoint.config.name, [*mapped, *digital], shapes
 
 
 def _planned(
     model: "CostModel",
-    network: str,
+    config: "NetworkConfig",
     image: tuple[int, int, int],
     classes: int,
     chosen: dict[str, Any],
-) -> "tuple[str, list[MappedLayer], dict[str, LayerShape]]":
+) -> "tuple[str, list[AnyLayer], dict[str, LayerShape]]":
     """The layers of a network as planned, before any weight is known."""
     from search.config import CandidateConfig
-    from trainers.config import NetworkConfig
     from trainers.networks import build_network
-    from trainers.tracing import layer_shapes
+    from trainers.tracing import trace
 
-    config = NetworkConfig(name=network)
-    shapes = layer_shapes(build_network(config, image, classes), image)
+    shapes, digital = trace(build_network(config, image, classes), config, image)
     candidate = CandidateConfig(**chosen).candidate(
-        shapes, model.preset.crossbar, network=network, method="none"
+        shapes, model.preset.crossbar, network=config.name, method="none"
     )
-    return network, candidate.planned(shapes), shapes
+    return config.name, [*candidate.planned(shapes), *digital], shapes
 
 
-def _dense(layers: "list[MappedLayer]", shapes: "dict[str, LayerShape]") -> "list[MappedLayer]":
+def _dense(layers: "list[AnyLayer]", shapes: "dict[str, LayerShape]") -> "list[AnyLayer]":
     """The same layers unpruned on the same crossbars, at their worst case."""
     from hwmodel.geometry import plan_layer
 
-    return [plan_layer(shapes[layer.shape.name], layer.spec) for layer in layers]
+    mapped, digital = split_layers(layers)
+    return [*[plan_layer(shapes[layer.shape.name], layer.spec) for layer in mapped], *digital]
 
 
 def _image(text: str) -> tuple[int, int, int]:
@@ -215,16 +243,10 @@ def _image(text: str) -> tuple[int, int, int]:
 
 def _print_cost(content: dict[str, Any]) -> None:
     print(f"{content['network']}, ADC law {content['law']}, policy {content['policy']}")
-    for layer in content["layers"]:
-        print(
-            f"  {layer['name']:24} {layer['crossbars']:5} crossbars of "
-            f"{layer['wordlines']}x{layer['bitlines']}, {layer['adc_bits']} ADC bits, "
-            f"{layer['conversions']:.3g} conversions"
-        )
-    for key, value in content["totals"].items():
-        print(f"  {key:18} {value:.4g}")
-    less = ", ".join(f"{key} {value:.2f}" for key, value in content["ratio"].items())
-    print(f"  times less than dense on the same crossbars: {less}")
+    if "refused" in content:
+        print(f"  {content['law']} refused: {content['refused']}")
+    else:
+        _print_totals(content)
     if "policies" in content:
         _print_side_by_side("ADC policy", content["policies"]["totals"])
         _print_refused(content["policies"]["refused"])
@@ -235,6 +257,21 @@ def _print_cost(content: dict[str, Any]) -> None:
         for level in _LEVELS:
             power, area = content[level]["power_w"], content[level]["area_m2"]
             print(f"    {level:6} {power:.5g} W  {area * 1e6:.5g} mm2")
+
+
+def _print_totals(content: dict[str, Any]) -> None:
+    for layer in content["layers"]:
+        print(
+            f"  {layer['name']:24} {layer['crossbars']:5} crossbars of "
+            f"{layer['wordlines']}x{layer['bitlines']}, {layer['adc_bits']} ADC bits, "
+            f"{layer['conversions']:.3g} conversions"
+        )
+    for layer in content["digital"]:
+        print(f"  {layer['name']:24} digital: {layer['macs']:.3g} multiply-accumulates")
+    for key, value in content["totals"].items():
+        print(f"  {key:18} {value:.4g}")
+    less = ", ".join(f"{key} {value:.2f}" for key, value in content["ratio"].items())
+    print(f"  times less than dense on the same crossbars: {less}")
 
 
 def _print_band(band: dict[str, Any]) -> None:

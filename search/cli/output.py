@@ -14,10 +14,11 @@ from rich.table import Table
 
 from search.folder import DEFAULT_STORAGE
 from search.objectives import COSTS
-from search.report import display_name, display_number, display_value, ratios
+from search.report import ratios
 from search.rescore import Rescored
 from search.run import Outcome
 from search.study import Study, candidate_of, values
+from search.units import display_name, display_number, display_value
 
 __all__ = [
     "StudyDisplay",

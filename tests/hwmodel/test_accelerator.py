@@ -342,7 +342,7 @@ def test_json_has_the_promised_fields_and_units() -> None:
     document: dict[str, Any] = json.loads(
         json.dumps(CostModel(SMALL, SAR).evaluate([layer()]).to_json(), allow_nan=False)
     )
-    assert set(document) == {"law", "policy", "extrapolated", "layers", "totals", "tree"}
+    assert set(document) == {"law", "policy", "extrapolated", "layers", "digital", "totals", "tree"}
     assert list(document["layers"][0]) == LAYER_KEYS
     assert list(document["totals"]) == TOTAL_KEYS
     peak = json.loads(json.dumps(CostModel(ISAAC, SAR).peak().to_json(), allow_nan=False))

@@ -4,7 +4,7 @@ import pytest
 
 from hwmodel.accelerator import CostModel
 from hwmodel.adc import ADC_LAWS, AdcCost, SarSplitLaw, adc_law
-from hwmodel.compare import dominant, under_laws, under_policies
+from hwmodel.compare import breakdown, dominant, under_laws, under_policies
 from hwmodel.components import load_preset
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import ConfigError, OutOfRangeError
@@ -70,3 +70,11 @@ def test_policies_stand_side_by_side() -> None:
     assert set(picky["refused"]) == {"layer", "slice", "tile_types:2"}
     with pytest.raises(ConfigError, match="ADC policy is 'best'"):
         under_policies(MODEL, LAYERS, ["best"])
+
+
+def test_breakdown_adds_up_and_begins_with_the_adcs() -> None:
+    report = MODEL.evaluate(LAYERS)
+    parts = breakdown(report)
+    assert next(iter(parts)) == "adc"
+    assert sum(part["area_m2"] for part in parts.values()) == pytest.approx(report.totals.area_m2)
+    assert sum(part["power_w"] for part in parts.values()) == pytest.approx(report.totals.power_w)

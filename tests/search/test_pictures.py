@@ -2,9 +2,13 @@ from pathlib import Path
 
 import pytest
 
+from hwmodel.accelerator import CostModel
 from hwmodel.adc import ADC_LAWS, AdcLaw, BoundLaw, SurveyLaw, adc_law
+from hwmodel.components import load_preset
+from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import ConfigError
-from search.pictures import adc_curves
+from hwmodel.geometry import LayerShape, plan_layer
+from search.pictures import adc_curves, bits_map, cost_breakdown
 
 LAWS: list[AdcLaw] = [*ADC_LAWS.values(), BoundLaw()]
 
@@ -55,3 +59,30 @@ def test_other_endings_are_refused(tmp_path: Path, file: str) -> None:
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         draw(tmp_path / "nowhere" / "laws.svg")
+
+
+def test_breakdown_names_bars_components_and_law(tmp_path: Path) -> None:
+    model = CostModel(load_preset("isaac-8bit-weights"), adc_law("pow2"))
+    shape = LayerShape(name="a", rows=300, outputs=40, positions=9)
+    reports = {
+        name: model.evaluate([plan_layer(shape, CrossbarSpec(), nonzeros=n)])
+        for name, n in (("dense", None), ("five", 5))
+    }
+    path = tmp_path / "parts.svg"
+    cost_breakdown(reports, path)
+    drawn = path.read_text(encoding="utf-8")
+    for text in ("dense", "five", "adc", "edram", "area (mm2)", "power (mW)", "ADC law pow2"):
+        assert f"<!-- {text}" in drawn or text in drawn
+    first = path.read_bytes()
+    cost_breakdown(reports, path)
+    assert path.read_bytes() == first
+    with pytest.raises(ConfigError, match=r"allowed: a file \.svg or \.png"):
+        cost_breakdown(reports, tmp_path / "parts.pdf")
+
+
+def test_bits_map_writes_every_resolution(tmp_path: Path) -> None:
+    path = tmp_path / "bits.svg"
+    bits_map({"conv1": (4, 5, 6), "fc": (11, 12)}, path)
+    drawn = path.read_text(encoding="utf-8")
+    for text in ("conv1", "fc", "4", "5", "6", "11", "12", "ADC bits"):
+        assert f"<!-- {text} -->" in drawn

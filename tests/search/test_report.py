@@ -9,14 +9,13 @@ import pytest
 
 from search.objectives import COSTS, OBJECTIVES
 from search.report import (
-    display_name,
-    display_value,
     pareto_json,
     ratios,
     write_report,
     write_tables,
 )
 from search.study import Study
+from search.units import display_name, display_value
 from spaces import Candidate
 from tests.search.fakes import done, failed, new_study, try_one
 

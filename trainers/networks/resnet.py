@@ -1,8 +1,12 @@
 """ResNet-20 for small images."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from trainers.networks.normalise import Normalise
 
 __all__ = ["BasicBlock", "ResNet", "resnet20"]
 
@@ -35,8 +39,16 @@ class ResNet(nn.Module):
     Source: He et al., CVPR 2016, section 4.2, shortcut option A.
     """
 
-    def __init__(self, channels: int, classes: int, blocks: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        blocks: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
+        self.normalise = Normalise(channels, mean, std)
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = _stage(16, 16, blocks, stride=1)
@@ -46,14 +58,23 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """`[batch, channels, height, width]` to logits `[batch, classes]`."""
-        features = functional.relu(self.bn1(self.conv1(images)))
+        features = functional.relu(self.bn1(self.conv1(self.normalise(images))))
         features = self.layer3(self.layer2(self.layer1(features)))
         return torch.as_tensor(self.linear(features.mean(dim=(2, 3))))
 
 
-def resnet20(*, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """ResNet-20 (3 blocks a stage): 0.27 million parameters."""
-    return ResNet(input_shape[0], classes, blocks=3)
+def resnet20(
+    *,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> nn.Module:
+    """ResNet-20 (3 blocks a stage): 0.27 million parameters.
+
+    Published weights expect normalised inputs: `mean` and `std` by channel.
+    """
+    return ResNet(input_shape[0], classes, 3, mean, std)
 
 
 def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:

@@ -1,0 +1,30 @@
+"""Objectives as people read them: a label, a unit and a few digits."""
+
+__all__ = ["AXES", "display_name", "display_number", "display_value"]
+
+AXES = {
+    "accuracy": ("Accuracy", 1.0, ""),
+    "adc_area": ("ADC area", 1e6, "mm2"),
+    "adc_power": ("ADC power", 1e3, "mW"),
+    "area": ("Chip area", 1e6, "mm2"),
+    "power": ("Chip power", 1e3, "mW"),
+    "energy": ("Energy per inference", 1e6, "uJ"),
+    "latency": ("Latency", 1e6, "us"),
+}
+"""Objective to its label, the factor from SI and the unit that people read."""
+
+
+def display_number(objective: str, value: float) -> str:
+    """A value in the unit of `display_name`, without the unit."""
+    return f"{value:.4f}" if objective == "accuracy" else f"{value * AXES[objective][1]:.4g}"
+
+
+def display_value(objective: str, value: float) -> str:
+    """A value as people read it, such as `0.0123 mm2`."""
+    return f"{display_number(objective, value)} {AXES[objective][2]}".rstrip()
+
+
+def display_name(objective: str) -> str:
+    """An objective's label with its unit."""
+    label, _, unit = AXES[objective]
+    return f"{label} ({unit})" if unit else label
