@@ -73,8 +73,8 @@ class CirculantBlocks:
 
     def expand(self, vectors: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
         """The weight of `shape` that defining vectors stand for."""
-        blocks = vectors[..., self._diagonals(vectors.device)]  # [..., in block: output, input]
-        tall = blocks.permute(0, 1, 4, 3, 5, 2).reshape(
+        blocks = (vectors @ self._diagonals(vectors).T).unflatten(-1, (self.side, self.side))
+        tall: Tensor = blocks.permute(0, 1, 4, 3, 5, 2).reshape(
             self.groups, self.block_rows * self.side, self.block_columns * self.side, self.kernel
         )
         return tall[:, : self.outputs, : self.inputs].reshape(shape)
@@ -93,14 +93,17 @@ class CirculantBlocks:
             matrix = functional.pad(matrix, (0, 0, 0, right, 0, below))
         blocks = matrix.reshape(self.groups, rows, side, columns, side, kernel)
         blocks = blocks.permute(0, 1, 5, 3, 2, 4)  # [..., in block: output, input]
-        # Output a meets the vector's element c at input (a - c) mod side: the same table.
-        at = self._diagonals(weight.device).expand_as(blocks)
-        return blocks.gather(-1, at).sum(dim=-2)
+        return blocks.flatten(4) @ self._diagonals(weight)
 
-    def _diagonals(self, device: torch.device) -> Tensor:
+    def diagonals(self, device: torch.device) -> Tensor:
         """Which element of its vector each weight of a block is, int64 `[side, side]`."""
         steps = torch.arange(self.side, device=device)
         return (steps[:, None] - steps) % self.side
+
+    def _diagonals(self, like: Tensor) -> Tensor:
+        """The same as zeros and ones `[side * side, side]`: products are faster than gathering."""
+        chosen = functional.one_hot(self.diagonals(like.device).flatten(), self.side)
+        return chosen.to(like.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +152,7 @@ class RotatedMapping:
                 f"{stray} weights differ from others on their diagonal; allowed: circulant blocks "
                 f"of side {blocks.side}"
             )
-        first = blocks._diagonals(weight_q.device)[: self.duplication]
+        first = blocks.diagonals(weight_q.device)[: self.duplication]
         stored = vectors[..., first].permute(0, 1, 4, 2, 3, 5)
         return stored.reshape(blocks.groups * self.outputs, self.rows).to(torch.int32)
 

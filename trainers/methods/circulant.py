@@ -8,10 +8,13 @@ every gradient is replaced by its mean along each diagonal, its exact projection
 block-circulant weights. Optimisers work elementwise, so the weights stay there; a step is the one
 on the vectors themselves, with the learning rate divided by the length of the diagonal.
 
-differs: the paper's own training is not public. Products run on the dense weights rather than by
-FFT: at k up to 32 that is faster (tests/benchmarks/circulant_speed.py). The projected
-weights start at the norm of the dense ones. One scale serves all outputs of a block row, so that
-integers stay circulant.
+Products run on dense weights rather than by FFT. Measured for k from 4 to 32 on one core
+(tests/benchmarks/circulant_speed.py), that takes a fifth of the FFT's time in convolutions, where
+training spends most of its own; in a linear layer alone it takes about twice the FFT's.
+
+differs: the paper's own training is not public. The projected weights start at the norm of the
+dense ones (LeNet-5, four epochs: 1.1 points better at a learning rate of 0.03, no different at
+0.06). One scale serves all outputs of a block row, so that integers stay circulant.
 """
 
 from collections.abc import Mapping
