@@ -23,6 +23,7 @@ from hwmodel.errors import MappingError
 from hwmodel.geometry import LayerShape, MappedLayer, crossbar_count, plan_layer, tile_count
 
 __all__ = [
+    "LARGEST_BLOCK",
     "CirculantCounts",
     "CirculantMapping",
     "Techniques",
@@ -32,6 +33,10 @@ __all__ = [
     "plan_circulant",
     "technique_table",
 ]
+
+
+LARGEST_BLOCK = 4096
+"""Most that may be asked for as a block's side: far beyond use, but a finite search of mappings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hwmodel.circulant import plan_circulant
+from hwmodel.circulant import LARGEST_BLOCK, plan_circulant
 from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
 from hwmodel.errors import MappingError, SpecError
 from hwmodel.geometry import LayerShape, MappedLayer, plan_layer
@@ -60,7 +60,7 @@ class LayerTarget:
             ("nonzeros", self.spec.wordlines, "the crossbar's wordlines"),
             ("adc_bits", 32, "a resolution"),
             ("weight_levels", self.spec.weight_limit, "the largest integer weight"),
-            ("block_size", self.spec.wordlines, "the crossbar's wordlines"),
+            ("block_size", LARGEST_BLOCK, "blocks are fitted to the layer"),
         ):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= high:

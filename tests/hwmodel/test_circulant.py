@@ -144,7 +144,7 @@ def test_every_technique_saves_what_it_is_for(
     everything = table["all"]
     assert everything.crossbars <= table["without weight_slicing"].crossbars
     assert everything.crossbars <= table["dense"].crossbars
-    assert everything.crossbars == table["without duplication"].crossbars
+    assert everything.crossbars <= table["without duplication"].crossbars
     assert everything.cycles <= table["without duplication"].cycles
     assert everything.utilisation >= table["without duplication"].utilisation
     for name in ("slice_reuse", "tile_sharing"):
@@ -194,6 +194,25 @@ def test_a_batch_prices_circulant_layers_as_the_model_does(
     )
     totals = BatchCostModel(model).evaluate(CandidateBatch.of([layers]))[0]
     assert asdict(totals) == pytest.approx(asdict(model.evaluate(layers).totals), rel=1e-9)
+
+
+def test_events_of_a_rotated_layer_by_hand() -> None:
+    spec = CrossbarSpec(wordlines=4, bitlines=16)
+    shape = LayerShape(name="l", rows=6, outputs=7, positions=5)
+    layer = plan_circulant(shape, spec, 4)
+    # Two blocks down and across, of each of which one output is stored: 8 rows in two tiles.
+    assert (layer.rows, layer.outputs, layer.rotations, layer.crossbars) == (8, 2, 4, 2)
+    assert event_counts(layer, 16) == {
+        "conversion": 2 * 2 * 8 * 4 * 5 * 8,
+        "row_cycle": 6 * 4 * 5 * 8,
+        "cell_cycle": 6 * 2 * 8 * 4 * 5 * 8,
+        "register_input_byte": 6 * 5,
+        "partial_output_byte": 7 * 2 * 5 * 2,
+        "buffer_byte": (6 + 7) * 5,
+        "bus_byte": (6 + 7 * 2 * 2) * 5,
+        "router_byte": 7 * 5,
+        "output_value": 7 * 5,
+    }
 
 
 def test_a_mapped_circulant_layer_survives_json() -> None:
