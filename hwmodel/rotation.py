@@ -67,9 +67,11 @@ class CirculantBlocks:
         Returns:
             `[groups, block rows, kernel, block columns, side]`.
         """
+        sums = self._diagonal_sums(weight, self.kernel)
+        if self.outputs % self.side == 0 and self.inputs % self.side == 0:
+            return sums / self.side  # no block is cut, so that every diagonal is whole
         there = weight.new_ones(self.groups * self.outputs, self.inputs)
-        counts = self._diagonal_sums(there, 1)
-        return self._diagonal_sums(weight, self.kernel) / counts.clamp(min=1)
+        return sums / self._diagonal_sums(there, 1).clamp(min=1)
 
     def expand(self, vectors: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
         """The weight of `shape` that defining vectors stand for."""
