@@ -54,10 +54,15 @@ def finalise(
     for name, module in method.modules.items():
         target = method.targets[name]
         integers = method.quantise(name, module.weight.detach())
+        method.constraint(name).check(name, integers[0], target.spec, method.layouts[name])
         layer = IntegerLayer.quantised(
-            module, target.spec, method.layouts[name], ranges[name], integers
+            module,
+            target.spec,
+            method.layouts[name],
+            ranges[name],
+            integers,
+            block_size=target.block_size or 1,
         )
-        method.constraint(name).check(name, layer.weight_q, target.spec, layer.layout)
         planned = target.planned(shapes[name])
         layer.certify().check(name, planned.adc_bits_per_slice)
         layers[name] = layer

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 from hwmodel.errors import ConfigError, SpecError
 from trainers.method import LayerTarget, Method
 from trainers.methods.bitslice_l1 import BitsliceL1, BitsliceL1Config
+from trainers.methods.circulant import CirculantConfig, CirculantMethod
 from trainers.methods.dub import Dub, DubConfig
 from trainers.methods.level_sum import LevelSumConfig, LevelSumMethod
 from trainers.methods.magnitude import Magnitude, MagnitudeConfig
@@ -22,6 +23,8 @@ __all__ = [
     "METHODS",
     "BitsliceL1",
     "BitsliceL1Config",
+    "CirculantConfig",
+    "CirculantMethod",
     "Dense",
     "DenseConfig",
     "Dub",
@@ -46,6 +49,7 @@ MethodConfig = (
     | LevelSumConfig
     | BitsliceL1Config
     | DubConfig
+    | CirculantConfig
     | MagnitudeConfig
     | DenseConfig
     | StructuredConfig
@@ -71,6 +75,7 @@ METHODS: dict[str, MethodEntry] = {
     "level-sum": MethodEntry(LevelSumConfig, LevelSumMethod, LevelSumMethod.settings),
     "bitslice-l1": MethodEntry(BitsliceL1Config, BitsliceL1, BitsliceL1.settings),
     "dub": MethodEntry(DubConfig, Dub, Dub.settings),
+    "circulant": MethodEntry(CirculantConfig, CirculantMethod, CirculantMethod.settings),
     "magnitude": MethodEntry(MagnitudeConfig, Magnitude, Magnitude.settings),
     "structured": MethodEntry(StructuredConfig, Structured, Structured.settings),
     "dense": MethodEntry(DenseConfig, Dense, Dense.settings),
