@@ -29,7 +29,8 @@ def finalise(
 ) -> nn.Module:
     """The integer network of a trained one, proven to keep what its method promised.
 
-    Lets the method release the network, settles batch norm, measures activation ranges, quantises, and holds every layer against its constraint and its planned ADC bits.
+    Lets the method release the network, settles batch norm, measures activation ranges, quantises,
+    and holds every layer against its constraint and its planned ADC bits.
 
     Args:
         network: trained under `method`; its weights are projected in place.
@@ -53,10 +54,15 @@ def finalise(
     for name, module in method.modules.items():
         target = method.targets[name]
         integers = method.quantise(name, module.weight.detach())
+        method.constraint(name).check(name, integers[0], target.spec, method.layouts[name])
         layer = IntegerLayer.quantised(
-            module, target.spec, method.layouts[name], ranges[name], integers
+            module,
+            target.spec,
+            method.layouts[name],
+            ranges[name],
+            integers,
+            block_size=target.block_size or 1,
         )
-        method.constraint(name).check(name, layer.weight_q, target.spec, layer.layout)
         planned = target.planned(shapes[name])
         layer.certify().check(name, planned.adc_bits_per_slice)
         layers[name] = layer

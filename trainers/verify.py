@@ -18,8 +18,15 @@ from trainers.export import ONNX_FILE, SAMPLES_FILE, onnx_logits
 from trainers.fit import accuracy
 from trainers.integer import EVERY_READING, EXACT, integer_layers, set_readout
 from trainers.robustness import Robustness, robust_accuracy
+from trainers.slices import SliceReport, slice_report
 
-__all__ = ["LayerProof", "Verification", "measure_folder", "verify_folder"]
+__all__ = [
+    "LayerProof",
+    "Verification",
+    "measure_folder",
+    "slices_of_folder",
+    "verify_folder",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +157,22 @@ def measure_folder(
     samples = _read_samples(folder, checkpoint.classes)
     chosen = samples.subset(min(images, len(samples)))
     return robust_accuracy(checkpoint.network, chosen, nonideality, seeds)
+
+
+def slices_of_folder(folder: Path, *, images: int = 256) -> SliceReport:
+    """The bit slices of an export, and its accuracy with ADCs that clip one segment in a thousand.
+
+    Args:
+        folder: an export folder.
+        images: sample images to classify.
+
+    Raises:
+        CheckpointError: a folder that is not an export, or unreadable files.
+        MappingError: weights that the crossbars cannot even store.
+    """
+    checkpoint = load_checkpoint(folder)
+    samples = _read_samples(folder, checkpoint.classes)
+    return slice_report(checkpoint.network, samples.subset(min(images, len(samples))))
 
 
 @torch.no_grad()
