@@ -14,7 +14,7 @@ from trainers.data.loader import Batches
 from trainers.data.parquet import read_parquet
 from trainers.data.readers import read_cifar_binary, read_cifar_pickled, read_idx
 from trainers.data.source import EpochBatches, ImageSource
-from trainers.data.stream import StreamedImages, open_stream
+from trainers.data.stream import StreamedImages, stream_folder, stream_parquet
 
 __all__ = [
     "Batches",
@@ -27,10 +27,11 @@ __all__ = [
     "cache_folder",
     "dataset_names",
     "load_dataset",
-    "open_stream",
     "read_cifar_binary",
     "read_cifar_pickled",
     "read_idx",
     "read_image_folder",
     "read_parquet",
+    "stream_folder",
+    "stream_parquet",
 ]

@@ -11,7 +11,7 @@ from trainers.data.encoded import image_folder_files, read_image_folder
 from trainers.data.parquet import read_parquet
 from trainers.data.readers import read_cifar_binary, read_cifar_pickled, read_idx
 from trainers.data.source import ImageSource
-from trainers.data.stream import open_stream
+from trainers.data.stream import StreamedImages, stream_folder, stream_parquet
 
 __all__ = ["EMBEDDED_DIGESTS", "EMBEDDED_FILE", "DataConfig", "dataset_names", "load_dataset"]
 
@@ -44,8 +44,9 @@ class DataConfig:
     """Side in pixels that encoded images (Parquet, image folders) are scaled to, the largest
     centred square of each; None: as stored, all of one size."""
     streaming: bool = False
-    """Whether Parquet files are read and decoded anew in every epoch, for sets that do not fit in
-    memory; a `train_count` or `test_count` takes its images into memory all the same."""
+    """Whether encoded images (Parquet, image folders) are read and decoded anew in every epoch, for
+    sets that do not fit in memory; a `train_count` or `test_count` takes its images into memory all
+    the same."""
     shuffle_buffer: int = 2048
     """Encoded images in memory at a time, from which a streamed epoch draws."""
     cache: str | None = None
@@ -59,24 +60,15 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Shards:
-    """Parquet files, or the rows of one split in them."""
-
-    paths: list[Path]
-    split: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
     """The files of a data set and what reads its training and test set from them."""
 
     files: tuple[Path, ...]
     read: Callable[[int | None], tuple[ImageSet, ImageSet]]
-    """Takes the side that encoded images are scaled to."""
-    encoded: bool = False
-    """Whether its images can be scaled."""
-    shards: tuple[_Shards, _Shards] | None = None
-    """Of the training and the test set, if they can be streamed."""
+    """Takes the side that images are scaled to."""
+    stream: Callable[[int | None, int], tuple[StreamedImages, StreamedImages]] | None = None
+    """Takes that side and the encoded images in memory; None for plain pixels, which are neither
+    scaled nor streamed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +96,7 @@ def load_dataset(config: DataConfig) -> Dataset[ImageSource]:
         known = ", ".join(dataset_names())
         raise DataError(f"unknown data set {config.name!r}, expected one of {known}")
     source = _CATALOG[config.name].find(_path_of(config))
-    if config.image_size is not None and not source.encoded:
+    if config.image_size is not None and source.stream is None:
         raise DataError(
             f"{config.name}: image_size is {config.image_size}, but its files hold plain pixels, "
             "expected none"
@@ -136,17 +128,11 @@ def _in_memory(config: DataConfig, source: _Source) -> tuple[ImageSource, ImageS
 
 
 def _streamed(config: DataConfig, source: _Source) -> tuple[ImageSource, ImageSource]:
-    if source.shards is None:
+    if source.stream is None:
         raise DataError(
-            f"{config.name}: streaming is true, but its files are not streamed, expected false or "
-            "a set of Parquet files"
+            f"{config.name}: streaming is true, but its files hold plain pixels, expected false"
         )
-    train, test = (
-        open_stream(
-            shards.paths, shards.split, image_size=config.image_size, buffer=config.shuffle_buffer
-        )
-        for shards in source.shards
-    )
+    train, test = source.stream(config.image_size, config.shuffle_buffer)
     classes = max(train.classes, test.classes)
     return (
         replace(train, name=f"{config.name}/train", classes=classes),
@@ -265,25 +251,32 @@ def _find_parquet(path: Path) -> _Source:
     """Files named after their split, or files with a column `split`."""
     train, test = _shards(path, "train"), _shards(path, "test")
     if train and test:
-        return _parquet(_Shards(paths=train), _Shards(paths=test))
+        return _parquet((train, None), (test, None))
     files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
     if not files:
         raise DataError(
             f"{path}: no Parquet files there, expected train*.parquet and test*.parquet, or files "
             "with a column 'split'"
         )
-    return _parquet(_Shards(paths=files, split="train"), _Shards(paths=files, split="test"))
+    return _parquet((files, "train"), (files, "test"))
 
 
-def _parquet(train: _Shards, test: _Shards) -> _Source:
+def _parquet(train: tuple[list[Path], str | None], test: tuple[list[Path], str | None]) -> _Source:
+    """Two sets, each of files or of the rows of one split in them."""
+
     def read(image_size: int | None) -> tuple[ImageSet, ImageSet]:
         return (
-            read_parquet(train.paths, train.split, image_size=image_size),
-            read_parquet(test.paths, test.split, image_size=image_size),
+            read_parquet(*train, image_size=image_size),
+            read_parquet(*test, image_size=image_size),
         )
 
-    files = tuple(dict.fromkeys([*train.paths, *test.paths]))
-    return _Source(files=files, read=read, encoded=True, shards=(train, test))
+    def stream(image_size: int | None, buffer: int) -> tuple[StreamedImages, StreamedImages]:
+        return (
+            stream_parquet(*train, image_size=image_size, buffer=buffer),
+            stream_parquet(*test, image_size=image_size, buffer=buffer),
+        )
+
+    return _Source(files=tuple(dict.fromkeys([*train[0], *test[0]])), read=read, stream=stream)
 
 
 def _find_image_folder(path: Path) -> _Source:
@@ -300,7 +293,10 @@ def _find_image_folder(path: Path) -> _Source:
             read_image_folder(path / "train", image_size=image_size),
             read_image_folder(path / "test", image_size=image_size),
         ),
-        encoded=True,
+        stream=lambda image_size, buffer: (
+            stream_folder(path / "train", image_size=image_size, buffer=buffer),
+            stream_folder(path / "test", image_size=image_size, buffer=buffer),
+        ),
     )
 
 

@@ -1,6 +1,6 @@
 """Encoded images (JPEG, PNG, ...): decoded, scaled if asked for, and read from class folders."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "IMAGE_SUFFIXES",
     "EncodedImage",
+    "ImageFile",
     "check_label",
     "check_size",
     "decode_image",
@@ -41,6 +42,26 @@ class EncodedImage(NamedTuple):
     place: str
     content: bytes | None
     label: int | None
+
+
+class ImageFile(NamedTuple):
+    """A file of one image: the smallest group of rows that a stream can read by itself."""
+
+    path: Path
+    label: int
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """Of its one row."""
+        return (self.label,)
+
+    def rows(self) -> Iterator[EncodedImage]:
+        """Its one row.
+
+        Raises:
+            DataError: if the file cannot be read.
+        """
+        yield EncodedImage(str(self.path), bytes(read_bytes(self.path)), self.label)
 
 
 def image_folder_files(root: Path) -> list[tuple[str, list[Path]]]:
@@ -76,9 +97,10 @@ def read_image_folder(root: Path, *, image_size: int | None = None) -> ImageSet:
     """
     folders = image_folder_files(root)
     rows = (
-        EncodedImage(str(path), bytes(read_bytes(path)), label)
+        row
         for label, (_, paths) in enumerate(folders)
         for path in paths
+        for row in ImageFile(path, label).rows()
     )
     images, labels = decode_images(
         rows, empty=f"{root}: no images", classes=len(folders), image_size=image_size

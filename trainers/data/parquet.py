@@ -7,8 +7,9 @@ column `label` (or `fine_label`) its class; a column `split`, if there is one, i
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hwmodel.errors import DataError
 from trainers.data.dataset import ImageSet
@@ -21,16 +22,27 @@ _ROWS_AT_ONCE = 256
 """Encoded images of one file in memory at a time."""
 
 
-class RowGroup(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowGroup:
     """A part of a file that can be read by itself."""
 
     path: Path
+    split: str | None
+    """Value of the column `split` of the rows that count (None: all rows)."""
     number: int
     """Of the row group in the file."""
     first: int
     """Its first row in the file."""
     labels: Sequence[int]
-    """Of the rows that belong to the split."""
+    """Of the rows that count."""
+
+    def rows(self) -> Iterator[EncodedImage]:
+        """The rows that count, a few in memory at a time.
+
+        Raises:
+            DataError: if the file cannot be read.
+        """
+        return parquet_rows(self.path, self.split, self)
 
 
 def read_parquet(
@@ -111,7 +123,9 @@ def row_groups(path: Path, split: str | None, classes: int | None) -> list[RowGr
                 if not splits or splits[0] == split
             ]
             if labels:
-                found.append(RowGroup(path, number, first, labels))
+                found.append(
+                    RowGroup(path=path, split=split, number=number, first=first, labels=labels)
+                )
             first += table.num_rows
     return found
 

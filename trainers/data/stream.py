@@ -1,9 +1,9 @@
-"""Images that do not fit in memory: streamed from Parquet files, decoded in the background.
+"""Images that do not fit in memory: streamed from their files, decoded in the background.
 
-Labels lie in memory, pixels never do, but for two batches. An epoch reads the row groups of all
-files in a new order and draws each image from a buffer of encoded ones that the reading refills, so
-that images mix across about `buffer` rows; a set whose rows are sorted by class wants its rows
-mixed before it is written, or a buffer that spans many classes.
+Labels lie in memory, pixels never do, but for two batches. An epoch reads the groups of rows (image
+files, or row groups of Parquet files) in a new order and draws each image from a buffer of encoded
+ones that the reading refills. Image files mix perfectly; Parquet rows mix across about `buffer` of
+them, so a set that is sorted by class wants its rows mixed before it is written.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,29 +21,52 @@ from torch import Tensor
 
 from hwmodel.errors import DataError
 from trainers.data.dataset import ImageSet, rows_by_turn
-from trainers.data.encoded import EncodedImage, check_label, check_size, decode_image, is_grey
+from trainers.data.encoded import (
+    EncodedImage,
+    ImageFile,
+    check_size,
+    decode_image,
+    image_folder_files,
+    is_grey,
+)
 from trainers.data.loader import batch_count, epoch_seed
-from trainers.data.parquet import RowGroup, named_classes, parquet_rows, row_groups
+from trainers.data.parquet import named_classes, row_groups
 
-__all__ = ["StreamedBatches", "StreamedImages", "open_stream"]
+__all__ = ["RowSource", "StreamedBatches", "StreamedImages", "stream_folder", "stream_parquet"]
 
 _PEEKED = 256
-"""Images whose headers tell whether the set is grey or coloured."""
+"""Images whose headers tell whether the set is grey or coloured (at most twice as many)."""
+
+
+class RowSource(Protocol):
+    """Rows that are read together: a row group of a Parquet file, or an image file."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """One for each row."""
+        ...
+
+    def rows(self) -> Iterator[EncodedImage]:
+        """The rows, in the labels' order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StreamedImages:
-    """Images in Parquet files, of which only the labels lie in memory."""
+    """Images in files, of which only the labels lie in memory."""
 
     name: str
     classes: int
     """Number of classes, whether or not each of them occurs."""
     shape: tuple[int, int, int]
     """Channels, height and width of every image."""
-    groups: tuple[RowGroup, ...]
-    """The row groups of all files, in order."""
-    split: str | None
-    """Value of the rows' column `split` (None: all rows)."""
+    groups: tuple[RowSource, ...]
+    """All rows, in order."""
     image_size: int | None
     """Side that images are scaled to (None: as stored)."""
     buffer: int
@@ -56,12 +80,12 @@ class StreamedImages:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) over the files' bytes, the split and the images' shape; computed once.
+        """SHA-256 (hex) over the files' bytes, the labels and the images' shape; computed once.
 
         It differs from the digest of the same images in memory, which is over their pixels.
         """
         if not self._digest:
-            content = hashlib.sha256(repr((self.split, self.shape)).encode())
+            content = hashlib.sha256(repr((self.shape, self._labels().tolist())).encode())
             for path in dict.fromkeys(group.path for group in self.groups):
                 with path.open("rb") as file:
                     content.update(hashlib.file_digest(file, "sha256").digest())
@@ -79,7 +103,7 @@ class StreamedImages:
         """
         if not 1 <= count <= len(self):
             raise DataError(f"{self.name}: {count} images asked, allowed are 1..{len(self)}")
-        labels = torch.tensor([label for group in self.groups for label in group.labels])
+        labels = self._labels()
         rows = rows_by_turn(labels)[:count]
         places = {row: place for place, row in enumerate(rows.tolist())}
         images = torch.empty((count, *self.shape), dtype=torch.uint8)
@@ -89,7 +113,7 @@ class StreamedImages:
             start = wanted.stop
             if places.keys().isdisjoint(wanted):
                 continue
-            for row, encoded in zip(wanted, self._rows(group), strict=True):
+            for row, encoded in zip(wanted, group.rows(), strict=True):
                 if row in places:
                     images[places[row]] = self._pixels(encoded)
         return ImageSet(name=self.name, images=images, labels=labels[rows], classes=self.classes)
@@ -113,12 +137,12 @@ class StreamedImages:
         """
         if seed is None:
             for group in self.groups:
-                yield from self._rows(group)
+                yield from group.rows()
             return
         chance = random.Random(seed)
         waiting: list[EncodedImage] = []
         for group in chance.sample(self.groups, len(self.groups)):
-            for row in self._rows(group):
+            for row in group.rows():
                 if len(waiting) < self.buffer:
                     waiting.append(row)
                     continue
@@ -137,11 +161,11 @@ class StreamedImages:
         images = torch.empty((len(rows), *self.shape), dtype=torch.uint8)
         for place, row in enumerate(rows):
             images[place] = self._pixels(row)
-        labels = [check_label(row.place, row.label, self.classes) for row in rows]
-        return images, torch.tensor(labels)
+        return images, torch.tensor([row.label for row in rows])
 
-    def _rows(self, group: RowGroup) -> Iterator[EncodedImage]:
-        return parquet_rows(group.path, self.split, group)
+    def _labels(self) -> Tensor:
+        """Of every image, int64 `[count]`."""
+        return torch.tensor([label for group in self.groups for label in group.labels])
 
     def _pixels(self, row: EncodedImage) -> Tensor:
         """One image, uint8 `[channels, height, width]`; a grey one takes the set's channels."""
@@ -150,7 +174,7 @@ class StreamedImages:
         check_size(row.place, image, height, width)
         if image.shape[2] > channels:
             raise DataError(
-                f"{row.place}: a coloured image, expected grey ones as the first {_PEEKED} are"
+                f"{row.place}: a coloured image, expected grey as the {_PEEKED} that were looked at"
             )
         planes = np.broadcast_to(image.transpose(2, 0, 1), self.shape)
         return torch.from_numpy(planes.copy())
@@ -204,7 +228,7 @@ class StreamedBatches:
             yield self._images.decoded(list(islice(rows, self._batch_size)))
 
 
-def open_stream(
+def stream_parquet(
     paths: Sequence[Path],
     split: str | None = None,
     *,
@@ -232,15 +256,42 @@ def open_stream(
         raise DataError(f"{paths[0]}: no rows{where}, expected at least one")
     if classes is None:
         classes = 1 + max(max(group.labels) for group in groups)
-    first = list(islice(parquet_rows(groups[0].path, split, groups[0]), _PEEKED))
-    height, width, _ = decode_image(first[0], image_size=image_size).shape
-    channels = 1 if all(is_grey(row) for row in first) else 3
+    return _stream(paths[0], groups, classes, image_size, buffer)
+
+
+def stream_folder(root: Path, *, image_size: int | None = None, buffer: int) -> StreamedImages:
+    """The images of a folder with a sub-folder for each class; labels follow the sorted names.
+
+    Args:
+        root: the folder.
+        image_size: side that the images are scaled to (None: as stored, all of one size).
+        buffer: encoded images in memory at a time.
+
+    Raises:
+        DataError: if there are no class folders, one has no images, or one of the first images is
+            corrupt.
+    """
+    folders = image_folder_files(root)
+    groups = tuple(
+        ImageFile(path, label) for label, (_, paths) in enumerate(folders) for path in paths
+    )
+    return _stream(root, groups, len(folders), image_size, buffer)
+
+
+def _stream(
+    path: Path, groups: tuple[RowSource, ...], classes: int, image_size: int | None, buffer: int
+) -> StreamedImages:
+    """The set, whose shape is its first image's; images from all over it tell grey from colour."""
+    chosen = groups[:: -(-len(groups) // _PEEKED)]
+    each = -(-_PEEKED // len(chosen))
+    peeked = [row for group in chosen for row in islice(group.rows(), each)]
+    height, width, _ = decode_image(peeked[0], image_size=image_size).shape
+    channels = 1 if all(is_grey(row) for row in peeked) else 3
     return StreamedImages(
-        name=str(paths[0]),
+        name=str(path),
         classes=classes,
         shape=(channels, height, width),
         groups=groups,
-        split=split,
         image_size=image_size,
         buffer=buffer,
     )

@@ -248,6 +248,9 @@ def test_image_folders_are_read(tmp_path: Path) -> None:
     config = DataConfig(name="image-folder", path=str(tmp_path), cache=str(tmp_path / "cache"))
     dataset = load_dataset(config)
     assert dataset.train.labels.tolist() == dataset.test.labels.tolist() == [0, 1]
+    streamed = load_dataset(replace(config, streaming=True, image_size=3))
+    assert isinstance(streamed.test, StreamedImages)
+    assert streamed.input_shape == (3, 3, 3)
     (tmp_path / "test" / "dog").rename(tmp_path / "test" / "eel")
     with pytest.raises(DataError, match="classes in only one of train and test: dog, eel"):
         load_dataset(config)
@@ -267,7 +270,7 @@ def test_sets_of_plain_pixels_are_neither_scaled_nor_streamed(tmp_path: Path) ->
     config = DataConfig(name="mnist", path=str(tmp_path), cache=str(tmp_path))
     with pytest.raises(DataError, match="mnist: image_size is 7, but its files hold plain pixels"):
         load_dataset(replace(config, image_size=7))
-    with pytest.raises(DataError, match="mnist: streaming is true, but its files are not"):
+    with pytest.raises(DataError, match="mnist: streaming is true, but its files hold plain"):
         load_dataset(replace(config, streaming=True))
     with pytest.raises(DataError, match="image_size is 0, expected at least 1"):
         DataConfig(image_size=0)

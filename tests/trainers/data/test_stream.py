@@ -14,9 +14,10 @@ from hwmodel.errors import DataError
 from tests.trainers.data.images import COLOURS, PIXELS, png, write_parquet
 from tests.trainers.toys import finalised, toy_targets
 from trainers.config import NetworkConfig, TrainConfig
-from trainers.data import stream
+from trainers.data import parquet, stream
+from trainers.data.encoded import read_image_folder
 from trainers.data.parquet import read_parquet
-from trainers.data.stream import StreamedImages, open_stream
+from trainers.data.stream import StreamedImages, stream_folder, stream_parquet
 from trainers.fit import accuracy, fit
 from trainers.method import Method
 from trainers.networks import build_network
@@ -45,7 +46,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def images(shards: list[Path]) -> StreamedImages:
-    return open_stream(shards, buffer=BUFFER)
+    return stream_parquet(shards, buffer=BUFFER)
 
 
 def order_of(images: StreamedImages, epoch: int, batch_size: int = 10, **options: Any) -> list[int]:
@@ -111,7 +112,7 @@ def test_memory_holds_a_buffer_of_encoded_and_two_batches_of_decoded_images(
 ) -> None:
     counts = {"read": 0, "decoded": 0}
     waiting: list[int] = []
-    read, decode = stream.parquet_rows, stream.decode_image
+    read, decode = parquet.parquet_rows, stream.decode_image
 
     def counting_rows(*arguments: Any) -> Iterator[Any]:
         for row in read(*arguments):
@@ -123,7 +124,7 @@ def test_memory_holds_a_buffer_of_encoded_and_two_batches_of_decoded_images(
         counts["decoded"] += 1
         return decode(row, **options)
 
-    monkeypatch.setattr(stream, "parquet_rows", counting_rows)
+    monkeypatch.setattr(parquet, "parquet_rows", counting_rows)
     monkeypatch.setattr(stream, "decode_image", counting_decode)
     batches = images.batches(4, seed=0, device="cpu", shuffle=shuffle)
     for number, _ in enumerate(batches.epoch(0)):
@@ -180,12 +181,12 @@ def test_rows_of_other_splits_are_left_out(tmp_path: Path) -> None:
         label=[0, 1, 2, 0, 1, 2],
         split=["train", "test", "test", "test", "train", "train"],
     )
-    images = open_stream([path], "train", buffer=2)
+    images = stream_parquet([path], "train", buffer=2)
     assert len(images) == 3
     assert sorted(order_of(images, 0, batch_size=3)) == [0, 4, 5]
     assert images.subset(3).digest == read_parquet([path], "train").subset(3).digest
     with pytest.raises(DataError, match="no rows whose split is 'valid'"):
-        open_stream([path], "valid", buffer=2)
+        stream_parquet([path], "valid", buffer=2)
 
 
 def test_images_of_any_size_are_scaled(tmp_path: Path) -> None:
@@ -195,15 +196,55 @@ def test_images_of_any_size_are_scaled(tmp_path: Path) -> None:
         image=[png(np.full(shape, 7, np.uint8)) for shape in shapes],
         label=[0, 1, 0],
     )
-    images = open_stream([path], image_size=6, buffer=2)
+    images = stream_parquet([path], image_size=6, buffer=2)
     assert images.shape == (3, 6, 6)
     (batch,) = images.batches(3, seed=0, device="cpu").epoch(0)
     assert torch.equal(batch[0], torch.full((3, 3, 6, 6), 7 / 255))
 
 
+def folder_of(root: Path, count: int = 30) -> Path:
+    """Class folders `0`, `1` and `2` of the first images."""
+    for number in range(count):
+        path = root / str(number % 3) / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(np.full((4, 4), 4 * number, np.uint8)))
+    return root
+
+
+def test_image_folders_stream_and_mix_perfectly(tmp_path: Path) -> None:
+    images = stream_folder(folder_of(tmp_path), buffer=2)
+    assert (len(images), images.classes, images.shape) == (30, 3, (1, 4, 4))
+    orders = [order_of(images, epoch) for epoch in range(20)]
+    assert all(sorted(order) == list(range(30)) for order in orders)
+    assert len({order[0] for order in orders}) > 8
+    assert orders[4] == order_of(images, 4, batch_size=15)
+    assert images.subset(11).digest == read_image_folder(tmp_path).subset(11).digest
+
+
+def test_bad_file_of_an_image_folder_is_named(tmp_path: Path) -> None:
+    images = stream_folder(folder_of(tmp_path), buffer=2)
+    (tmp_path / "1" / "04.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1/04\.png: not a readable image"):
+        order_of(images, 0)
+    (tmp_path / "1" / "04.png").unlink()
+    with pytest.raises(DataError, match=r"1/04\.png: cannot be read: No such file"):
+        order_of(images, 0)
+
+
+def test_coloured_images_anywhere_make_a_coloured_set(tmp_path: Path) -> None:
+    for number in range(600):
+        path = tmp_path / "a" / f"{number:03}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png(PIXELS[0] if number < 400 else COLOURS[0]))
+    images = stream_folder(tmp_path, buffer=2)
+    assert images.shape == (3, 4, 5)
+    pixels = images.subset(1).images[0]
+    assert torch.equal(pixels[0], pixels[2])
+
+
 def test_digest_tells_files_and_sizes_apart(shards: list[Path], tmp_path: Path) -> None:
     def digest(paths: list[Path], image_size: int | None = None) -> str:
-        return open_stream(paths, image_size=image_size, buffer=2).digest
+        return stream_parquet(paths, image_size=image_size, buffer=2).digest
 
     found = {digest(shards), digest(shards[:2]), digest(shards[::-1]), digest(shards, 5)}
     assert len(found) == 4
@@ -218,24 +259,28 @@ def test_fewer_images_than_a_batch_are_refused(images: StreamedImages) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "label", "message"),
+    ("image", "message"),
     [
-        (b"no image", 0, r"b\.parquet row 1: not a readable image"),
-        (png(PIXELS[0])[:-30], 0, r"b\.parquet row 1: not a readable image"),
-        (None, 0, r"b\.parquet row 1: no image bytes"),
-        (png(PIXELS[0, :3]), 0, r"b\.parquet row 1: 5 x 3 pixels, expected 5 x 4"),
-        (png(COLOURS[0]), 0, r"b\.parquet row 1: a coloured image, expected grey ones"),
+        (b"no image", r"b\.parquet row 1: not a readable image"),
+        (png(PIXELS[0])[:-30], r"b\.parquet row 1: not a readable image"),
+        (None, r"b\.parquet row 1: no image bytes"),
+        (png(PIXELS[0, :3]), r"b\.parquet row 1: 5 x 3 pixels, expected 5 x 4"),
+        (png(COLOURS[0]), r"b\.parquet row 1: a coloured image, expected grey"),
     ],
 )
 def test_bad_image_ends_the_epoch_with_its_file_and_row(
-    tmp_path: Path, image: bytes | None, label: int, message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    image: bytes | None,
+    message: str,
 ) -> None:
+    monkeypatch.setattr(stream, "_PEEKED", 1)
     good = png(PIXELS[0])
     paths = [
         write_parquet(tmp_path / "a.parquet", image=[good, good], label=[0, 0]),
-        write_parquet(tmp_path / "b.parquet", image=[good, image], label=[0, label]),
+        write_parquet(tmp_path / "b.parquet", image=[good, image], label=[0, 0]),
     ]
-    images = open_stream(paths, buffer=2)
+    images = stream_parquet(paths, buffer=2)
     with pytest.raises(DataError, match=message):
         list(images.batches(2, seed=0, device="cpu").epoch(0))
     with pytest.raises(DataError, match=message):
@@ -253,14 +298,14 @@ def test_bad_label_is_found_before_anything_is_decoded(
     write_parquet(tmp_path / "a.parquet", image=[good], label=[0])
     write_parquet(tmp_path / "b.parquet", image=[good, good], label=[0, label])
     with pytest.raises(DataError, match=message):
-        open_stream([tmp_path / "a.parquet", tmp_path / "b.parquet"], buffer=2)
+        stream_parquet([tmp_path / "a.parquet", tmp_path / "b.parquet"], buffer=2)
 
 
 def test_files_that_are_no_parquet_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no Parquet files given"):
-        open_stream([], buffer=2)
+        stream_parquet([], buffer=2)
     with pytest.raises(DataError, match=r"set\.parquet: cannot be read as Parquet"):
-        open_stream([tmp_path / "set.parquet"], buffer=2)
+        stream_parquet([tmp_path / "set.parquet"], buffer=2)
 
 
 def network() -> nn.Module:
