@@ -122,7 +122,7 @@ class BatchCostModel:
             raise ConfigError(f"ADC policy of a batch is {model.policy!r}; allowed: {allowed}")
         if model.replication != 1:
             raise ConfigError(
-                f"replication of a batch is {model.replication!r}; allowed: 1, copies are part of it"
+                f"replication of a batch is {model.replication!r}; allowed: 1, copies are in it"
             )
         self.model = model
 
