@@ -5,6 +5,7 @@ from torch import nn
 from hwmodel.errors import ConfigError
 from tests.trainers.toys import finalised, seeded, toy_images
 from trainers.config import NetworkConfig
+from trainers.finalise import recalibrate_batch_norm
 from trainers.integer import EVERY_READING, integer_layers, set_readout
 from trainers.networks import build_network
 from trainers.networks.mobilenet import MobileNet
@@ -40,7 +41,9 @@ def test_small_mobilenet_becomes_an_integer_network_whose_readings_are_exact() -
     shape = (2, 6, 6)
     config = NetworkConfig(name="mobilenet", arguments={"width": 0.1})
     network = seeded(build_network(config, shape, 3))
-    images = toy_images(6, shape)
+    images = toy_images(24, shape)
+    # Statistics that nothing has measured would let the signal die on its way.
+    recalibrate_batch_norm(network, images)
     integer = finalised(network, images)
     assert len(integer_layers(integer)) == 1 + 2 * 13 + 1
     pixels = images.images.float() / 255
