@@ -17,6 +17,7 @@ NEEDS_TORCH = (
     "hwmodel.nonideality",
     "hwmodel.rotation",
     "hwmodel.simulator",
+    "hwmodel.slice_statistics",
     "hwmodel.slicing",
 )
 """All else in hwmodel works without torch."""

@@ -130,6 +130,17 @@ def test_baseline_can_come_from_a_file(
     assert found.seconds["train"] == 0.0
 
 
+def test_baseline_with_a_fresh_head_is_trained(
+    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
+) -> None:
+    _, weights, _ = dense
+    given = problem_of(network={"checkpoint": str(weights), "reset_head": True})
+    check_problem(given)
+    found = train_dense(given, tmp_path / "w.safetensors", tmp_path / "dense")
+    assert found.seconds["train"] > 0.0
+    assert found.values["accuracy"] > 0.3
+
+
 def test_baseline_of_another_network_is_found_out_before_anything_starts(
     dense: tuple[Problem, Path, Evaluation],
 ) -> None:
@@ -137,3 +148,38 @@ def test_baseline_of_another_network_is_found_out_before_anything_starts(
     other = problem_of(network={"arguments": {"hidden": 30}, "checkpoint": str(weights)})
     with pytest.raises(CheckpointError, match=r"fc1\.weight.* has shape \(24, 784\)"):
         check_problem(other)
+
+
+def test_robust_accuracy_is_the_mean_over_lossy_devices(
+    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
+) -> None:
+    _, weights, _ = dense
+    robust = {"faults": 0.02, "seeds": 3, "images": 60}
+    problem = problem_of(
+        robustness=robust, study={"objectives": ["accuracy", "robust_accuracy", "area"]}
+    )
+    found = evaluate(problem, candidate(), weights, tmp_path / "one")
+    stored = load_checkpoint(tmp_path / "one").manifest["robustness"]
+    assert found.values["robust_accuracy"] == stored["mean"]
+    assert (stored["n"], stored["images"]) == (3, 60)
+    assert stored["nonideality"]["stuck_on_rate"] > 0
+    assert found.values["robust_accuracy"] != found.values["accuracy"]
+
+
+def test_distillation_changes_what_a_candidate_learns(
+    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
+) -> None:
+    _, weights, _ = dense
+    plain, taught = (
+        evaluate(
+            problem_of(train={"distillation": share}), candidate(), weights, tmp_path / str(share)
+        )
+        for share in (0.0, 0.9)
+    )
+    assert taught.status == COMPLETE, taught.reason
+    first, second = (
+        integer_layers(load_checkpoint(tmp_path / str(share)).network)["fc1"].weight_q
+        for share in (0.0, 0.9)
+    )
+    assert not torch.equal(first, second)
+    assert plain.status == COMPLETE
