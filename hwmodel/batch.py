@@ -112,13 +112,18 @@ class BatchCostModel:
         model: preset, law, provisioning and policy, one of layer, chip_max and early_stop.
 
     Raises:
-        ConfigError: a policy that needs more than a layer's worst resolution.
+        ConfigError: a policy that needs more than a layer's worst resolution, or a replication that
+            the model would choose for each candidate.
     """
 
     def __init__(self, model: CostModel) -> None:
         if model.policy not in _POLICIES:
             allowed = ", ".join(_POLICIES)
             raise ConfigError(f"ADC policy of a batch is {model.policy!r}; allowed: {allowed}")
+        if model.replication != 1:
+            raise ConfigError(
+                f"replication of a batch is {model.replication!r}; allowed: 1, copies are in it"
+            )
         self.model = model
 
     def evaluate(self, batch: CandidateBatch, digital: Sequence[DigitalLayer] = ()) -> BatchTotals:

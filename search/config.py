@@ -105,6 +105,9 @@ class HardwareConfig:
     """`share`: a crossbar carries its share of IMA and tile; `whole`: whole IMAs and tiles."""
     include_io: bool = False
     """Charge the chip's links."""
+    replication: float = 1.0
+    """Crossbars that copies of slow layers may fill, as a multiple of the network's own: more area
+    for a shorter latency. 1: no copies."""
     node_m: float | None = None
     """Technology node of ADCs and digital parts (default: the preset's own)."""
     node_table: str = NODE_TABLE
@@ -129,6 +132,7 @@ class HardwareConfig:
             policy=self.policy,
             provisioning=self.provisioning,
             include_io=self.include_io,
+            replication=self.replication,
         )
 
 

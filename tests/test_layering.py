@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ("hwmodel", "trainers", "spaces", "search")
 NEEDS_TORCH = (
     "hwmodel.certificate",
+    "hwmodel.exact",
     "hwmodel.mapping",
     "hwmodel.nonideality",
     "hwmodel.rotation",

@@ -18,11 +18,12 @@ from torch.nn import functional
 from hwmodel.certificate import AdcCertificate, certify
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import SpecError
+from hwmodel.exact import exact_convolution, exact_product
 from hwmodel.geometry import LayerShape, MappedLayer, unit_line_bits
 from hwmodel.mapping import MatrixLayout
 from hwmodel.nonideality import Nonideality
 from hwmodel.rotation import RotatedMapping, rotated_mapping
-from hwmodel.simulator import CrossbarSimulator, exact_product
+from hwmodel.simulator import CrossbarSimulator
 from trainers.quantise import ActivationRange, quantise_activations, quantise_weight
 from trainers.tracing import CrossbarModule, crossbar_modules, dense_layout
 
@@ -229,11 +230,14 @@ class CrossbarLayer(nn.Module):
         self._simulator: CrossbarSimulator | None = None
         matrix = layer.layout.pack(layer.weight_q.int())
         code = layer.activations
-        per_output = matrix.sum(dim=-1)  # [groups, packed outputs]
+        # Constants of an output hold for all its positions: [outputs] or [outputs, 1, 1].
+        shape = (-1,) if layer.geometry is None else (-1, 1, 1)
+        weight_q = layer.layout.unpack(matrix, layer.weight_q.shape)
+        offset = -code.zero_point * weight_q.flatten(1).sum(dim=1).double()
         self.register_buffer("matrix_q", matrix)
-        self.register_buffer("output_scale", layer.weight_scale * code.scale)
-        self.register_buffer("offset", -code.zero_point * per_output.double())
-        self.register_buffer("bias", layer.bias)
+        self.register_buffer("output_scale", (layer.weight_scale * code.scale).reshape(shape))
+        self.register_buffer("offset", offset.reshape(shape))
+        self.register_buffer("bias", layer.bias.reshape(shape))
         self.register_buffer("input_scale", torch.tensor(code.scale, dtype=torch.float32))
         self.register_buffer("zero_point", torch.tensor(float(code.zero_point)))
 
@@ -253,17 +257,41 @@ class CrossbarLayer(nn.Module):
         codes = quantise_activations(
             values, self.input_scale, self.zero_point, layer.spec.input_limit
         )
+        if layer.geometry is not None:
+            padding = layer.geometry.padding
+            codes = functional.pad(codes, padding, value=float(self.zero_point))
+        products = self._simulate(codes) if self._readout.simulates else self._product(codes)
+        # The bound that chose the type of the products holds with their offsets, too: together
+        # they are products of inputs less the zero point, which are no larger.
+        products.add_(self.offset.to(products.dtype))
+        return products.to(values.dtype).mul_(self.output_scale).add_(self.bias)
+
+    def _product(self, codes: Tensor) -> Tensor:
+        """The integer products, as floats."""
+        layer, geometry = self.layer, self.layer.geometry
+        limit, layout = layer.spec.input_limit, layer.layout
+        weight_q = layout.unpack(self.matrix_q, layer.weight_q.shape)
+        if geometry is None:
+            products = exact_product(codes.reshape(1, -1, layout.rows), weight_q[None], limit)
+            return products.reshape(*codes.shape[:-1], layout.outputs)
+        return exact_convolution(
+            codes,
+            weight_q,
+            limit,
+            stride=geometry.stride,
+            dilation=geometry.dilation,
+            groups=layout.groups,
+        )
+
+    def _simulate(self, codes: Tensor) -> Tensor:
+        """What the crossbars return, float64 of the same shape."""
         vectors, shape = self._vectors(codes)
-        products = self._multiply(vectors) + self.offset[:, None, :]
-        outputs = self._spread(products).to(values.dtype) * self.output_scale + self.bias
-        outputs = outputs.reshape(shape)
-        return outputs if layer.geometry is None else outputs.permute(0, 3, 1, 2).contiguous()
+        outputs = self._spread(self._multiply(vectors)).reshape(shape)
+        return outputs if self.layer.geometry is None else outputs.permute(0, 3, 1, 2).contiguous()
 
     def _multiply(self, vectors: Tensor) -> Tensor:
-        """Integer products, float64 `[groups, vectors, packed outputs]`."""
+        """Simulated products, float64 `[groups, vectors, packed outputs]`."""
         readout, layer = self._readout, self.layer
-        if not readout.simulates:
-            return exact_product(vectors, self.matrix_q, layer.spec.input_limit).double()
         if self._simulator is None:
             promised = layer.adc_bits_per_slice
             cap = readout.adc_bits
@@ -290,15 +318,14 @@ class CrossbarLayer(nn.Module):
         if geometry is None:
             vectors = codes.reshape(1, -1, codes.shape[-1])
             return self._keep(vectors), (*codes.shape[:-1], layout.outputs)
-        padded = functional.pad(codes, geometry.padding, value=float(self.zero_point))
         height, width = (
-            (padded.shape[2 + axis] - geometry.dilation[axis] * (geometry.kernel[axis] - 1) - 1)
+            (codes.shape[2 + axis] - geometry.dilation[axis] * (geometry.kernel[axis] - 1) - 1)
             // geometry.stride[axis]
             + 1
             for axis in range(2)
         )
         patches = functional.unfold(
-            padded, geometry.kernel, geometry.dilation, stride=geometry.stride
+            codes, geometry.kernel, geometry.dilation, stride=geometry.stride
         )  # [batch, groups * rows, positions]
         batch = codes.shape[0]
         vectors = patches.reshape(batch, layout.groups, layout.rows, -1).permute(1, 0, 3, 2)

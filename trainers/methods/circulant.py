@@ -5,16 +5,16 @@ crossbar stores a part of each block and reads the rest with rotated inputs (`hw
 
 The defining vectors are trained without ever being stored: the network starts block-circulant, and
 every gradient is replaced by its mean along each diagonal, its exact projection onto the
-block-circulant weights. Optimisers work elementwise, so the weights stay there; a step is the one
-on the vectors themselves, with the learning rate divided by the length of the diagonal.
+block-circulant weights. Optimisers work elementwise, so the weights stay there; a step of SGD is
+the one on the vectors themselves, with the learning rate divided by the length of the diagonal.
 
 Products run on dense weights rather than by FFT. Measured for k from 4 to 32 on one core
 (tests/benchmarks/circulant_speed.py), that is four to six times faster in convolutions, where
 training spends most of its time; a linear layer alone takes 1.2 to 2.9 times as long as by FFT.
 
 differs: the paper's own training is not public. The projected weights start at the norm of the
-dense ones (LeNet-5, four epochs: 1.1 points better at a learning rate of 0.03, no different at
-0.06). One scale serves all outputs of a block row, so that integers stay circulant.
+dense ones (LeNet-5, four epochs, one seed: 1.1 points better at a learning rate of 0.03, no
+different at 0.06). One scale serves all outputs of a block row, so that integers stay circulant.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,10 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hwmodel.crossbar import CrossbarPlan, CrossbarSpec, SignEncoding
 from hwmodel.errors import ConstraintError, MappingError, SpecError
@@ -20,7 +21,7 @@ from tests.trainers.toys import (
 from trainers.checkpoint import load_checkpoint, save_checkpoint
 from trainers.config import TrainConfig
 from trainers.constraints import Circulant, Unconstrained
-from trainers.fit import fit
+from trainers.fit import EpochReport, fit
 from trainers.integer import EVERY_READING, EXACT, integer_layers, set_readout
 from trainers.method import LayerTarget, dense_targets
 from trainers.methods import CirculantConfig, CirculantMethod
@@ -167,23 +168,37 @@ def test_a_checkpoint_keeps_its_blocks(tmp_path: Path) -> None:
         assert loaded[name].certify() == layer.certify()
 
 
-def test_resumed_training_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
-    def trained(epochs: int, state: Path | None) -> Tensor:
-        network = conv_net()
-        fit(
-            network,
-            IMAGES,
-            circulant(network),
-            TrainConfig(batch_size=8, schedule="constant"),
-            epochs=epochs,
-            learning_rate=0.02,
-            seed=0,
-            state_path=state,
-        )
-        return torch.cat([p.detach().flatten() for p in network.parameters()])
+class Killed(Exception):
+    pass
 
-    once = trained(2, None)
-    assert torch.equal(trained(2, tmp_path / "state"), once)
+
+def kill(report: EpochReport) -> None:
+    raise Killed(report.epoch)
+
+
+def trained(state: Path | None, report: Callable[[EpochReport], None] | None = None) -> nn.Module:
+    network = conv_net()
+    fit(
+        network,
+        IMAGES,
+        circulant(network),
+        TrainConfig(batch_size=8),
+        epochs=3,
+        learning_rate=0.02,
+        seed=0,
+        state_path=state,
+        report=report,
+    )
+    return network
+
+
+def test_training_killed_and_resumed_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    for epoch in range(2):
+        with pytest.raises(Killed, match=str(epoch)):
+            trained(state, kill)
+    resumed, once = trained(state).state_dict(), trained(None).state_dict()
+    assert all(torch.equal(resumed[key], once[key]) for key in once)
 
 
 def test_structured_pruning_of_circulant_blocks_is_refused() -> None:
