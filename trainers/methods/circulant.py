@@ -10,7 +10,9 @@ the one on the vectors themselves, with the learning rate divided by the length 
 
 Products run on dense weights rather than by FFT. Measured for k from 4 to 32 on one core
 (tests/benchmarks/circulant_speed.py), that is four to six times faster in convolutions, where
-training spends most of its time; a linear layer alone takes 1.2 to 2.9 times as long as by FFT.
+training spends most of its time; a linear layer alone takes 1.2 to 2.9 times as long as by FFT. In
+LeNet-5, whose weights are nearly all in one linear layer, FFT there would save a fifth of a step
+at batches of 32: too little for a second way through the network.
 
 differs: the paper's own training is not public. The projected weights start at the norm of the
 dense ones (LeNet-5, four epochs, one seed: 1.1 points better at a learning rate of 0.03, no
