@@ -22,6 +22,7 @@ from hwmodel.exact import exact_convolution, exact_product
 from hwmodel.geometry import LayerShape, MappedLayer, unit_line_bits
 from hwmodel.mapping import MatrixLayout
 from hwmodel.nonideality import Nonideality
+from hwmodel.rotation import RotatedMapping, rotated_mapping
 from hwmodel.simulator import CrossbarSimulator
 from trainers.quantise import ActivationRange, quantise_activations, quantise_weight
 from trainers.tracing import CrossbarModule, crossbar_modules, dense_layout
@@ -74,6 +75,7 @@ class IntegerLayer:
         layout: what is left after structured pruning.
         adc_bits_per_slice: the ADCs that are built, least significant slice first.
         geometry: of a convolution; None for a linear layer.
+        block_size: side of the circulant blocks that the crossbars make use of; 1: none.
     """
 
     weight_q: Tensor
@@ -84,6 +86,7 @@ class IntegerLayer:
     layout: MatrixLayout
     adc_bits_per_slice: tuple[int, ...] = field(default=())
     geometry: ConvGeometry | None = None
+    block_size: int = 1
 
     @classmethod
     def quantised(
@@ -93,6 +96,7 @@ class IntegerLayer:
         layout: MatrixLayout | None,
         activations: ActivationRange,
         integers: tuple[Tensor, Tensor] | None = None,
+        block_size: int = 1,
     ) -> "IntegerLayer":
         """A float layer's integers, with the ADCs that its certificate asks for.
 
@@ -103,45 +107,68 @@ class IntegerLayer:
             activations: the code of its inputs.
             integers: its weights as int32 and their scale, `[outputs]` (default: rounded, the
                 largest weight of an output at the spec's limit).
+            block_size: side of its circulant blocks (default: none).
+
+        Raises:
+            MappingError: weights that the crossbar cannot store, or that are not circulant.
         """
         layout = dense_layout(module) if layout is None else layout
         if integers is None:
             integers = quantise_weight(module.weight.detach(), spec.weight_limit)
         weight_q, weight_scale = integers
         bias = torch.zeros_like(weight_scale) if module.bias is None else module.bias.detach()
-        return cls(
+        layer = cls(
             weight_q=weight_q.to(torch.int16),
             weight_scale=weight_scale,
             bias=bias.float().clone(),
             activations=activations,
             spec=spec,
             layout=layout,
-            adc_bits_per_slice=certify(weight_q, spec, layout).adc_bits_per_slice,
             geometry=ConvGeometry.of(module) if isinstance(module, nn.Conv2d) else None,
+            block_size=block_size,
         )
+        return replace(layer, adc_bits_per_slice=layer.certify().adc_bits_per_slice)
 
     @property
     def adc_bits(self) -> int:
         """Resolution of the ADCs that are built: the largest over bit slices and unit bitline."""
-        tallest = min(self.layout.packed_rows, self.spec.wordlines)
+        tallest = min(self.stored()[1].packed_rows, self.spec.wordlines)
         return max(*self.adc_bits_per_slice, unit_line_bits(self.spec, tallest))
+
+    @property
+    def rotated(self) -> RotatedMapping | None:
+        """How a circulant layer is read; None: as a dense one."""
+        return rotated_mapping(self.weight_q, self.layout, self.spec, self.block_size)
+
+    def stored(self) -> tuple[Tensor, MatrixLayout]:
+        """The integers that lie on the crossbars, and their layout.
+
+        Raises:
+            MappingError: weights that are not circulant, where the crossbars rely on it.
+        """
+        rotated = self.rotated
+        if rotated is None:
+            return self.weight_q.int(), self.layout
+        return rotated.store(self.weight_q), rotated.layout
 
     def certify(self) -> AdcCertificate:
         """The certificate of the integers as they stand."""
-        return certify(self.weight_q, self.spec, self.layout)
+        weight_q, layout = self.stored()
+        return certify(weight_q, self.spec, layout)
 
     def mapped(self, shape: LayerShape) -> MappedLayer:
         """The layer as the cost model sees it."""
-        certificate = self.certify()
+        certificate, rotated, layout = self.certify(), self.rotated, self.stored()[1]
         return MappedLayer(
             shape=shape,
             spec=self.spec,
-            rows=self.layout.packed_rows,
-            outputs=self.layout.packed_outputs,
+            rows=layout.packed_rows,
+            outputs=layout.packed_outputs,
             adc_bits_per_slice=self.adc_bits_per_slice,
             segments_per_slice=certificate.segments_per_slice,
             nonzeros=int(torch.count_nonzero(self.weight_q)),
             unit_line_bits=certificate.unit_line_bits,
+            rotations=1 if rotated is None else rotated.rotations,
         )
 
 
@@ -268,14 +295,18 @@ class CrossbarLayer(nn.Module):
         if self._simulator is None:
             promised = layer.adc_bits_per_slice
             cap = readout.adc_bits
+            weight_q, layout = layer.stored()
             self._simulator = CrossbarSimulator(
-                layer.weight_q.int(),
+                weight_q,
                 layer.spec,
                 promised if cap is None else [min(bits, cap) for bits in promised],
-                layout=layer.layout,
+                layout=layout,
                 nonideality=readout.nonideality,
             )
-        return self._simulator(vectors, every_reading=readout.every_reading).double()
+        rotated = layer.rotated
+        inputs = vectors if rotated is None else rotated.rotate(vectors)
+        products = self._simulator(inputs, every_reading=readout.every_reading)
+        return (products if rotated is None else rotated.collect(products)).double()
 
     def _vectors(self, codes: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Wordline inputs `[groups, vectors, packed rows]`, and the shape of their outputs.
@@ -346,15 +377,12 @@ def set_readout(network: nn.Module, readout: Readout) -> None:
 
 
 def _layer_on(layer: IntegerLayer, device: torch.device) -> IntegerLayer:
-    return IntegerLayer(
+    return replace(
+        layer,
         weight_q=layer.weight_q.to(device),
         weight_scale=layer.weight_scale.to(device),
         bias=layer.bias.to(device),
-        activations=layer.activations,
-        spec=layer.spec,
         layout=layer.layout.to(device),
-        adc_bits_per_slice=layer.adc_bits_per_slice,
-        geometry=layer.geometry,
     )
 
 

@@ -5,6 +5,9 @@ from typing import Any, NamedTuple, Protocol
 
 from hwmodel.errors import ConfigError, SpecError
 from trainers.method import LayerTarget, Method
+from trainers.methods.bitslice_l1 import BitsliceL1, BitsliceL1Config
+from trainers.methods.circulant import CirculantConfig, CirculantMethod
+from trainers.methods.dub import Dub, DubConfig
 from trainers.methods.level_sum import LevelSumConfig, LevelSumMethod
 from trainers.methods.magnitude import Magnitude, MagnitudeConfig
 from trainers.methods.plain import Dense, DenseConfig, Structured, StructuredConfig
@@ -18,8 +21,14 @@ from trainers.methods.tinyadc import (
 
 __all__ = [
     "METHODS",
+    "BitsliceL1",
+    "BitsliceL1Config",
+    "CirculantConfig",
+    "CirculantMethod",
     "Dense",
     "DenseConfig",
+    "Dub",
+    "DubConfig",
     "LevelSumConfig",
     "LevelSumMethod",
     "Magnitude",
@@ -35,7 +44,16 @@ __all__ = [
     "method_entry",
 ]
 
-MethodConfig = TinyAdcConfig | LevelSumConfig | MagnitudeConfig | DenseConfig | StructuredConfig
+MethodConfig = (
+    TinyAdcConfig
+    | LevelSumConfig
+    | BitsliceL1Config
+    | DubConfig
+    | CirculantConfig
+    | MagnitudeConfig
+    | DenseConfig
+    | StructuredConfig
+)
 """The settings of any method."""
 
 
@@ -55,6 +73,9 @@ class MethodEntry(NamedTuple):
 METHODS: dict[str, MethodEntry] = {
     "tinyadc": MethodEntry(TinyAdcConfig, tinyadc, SETTINGS),
     "level-sum": MethodEntry(LevelSumConfig, LevelSumMethod, LevelSumMethod.settings),
+    "bitslice-l1": MethodEntry(BitsliceL1Config, BitsliceL1, BitsliceL1.settings),
+    "dub": MethodEntry(DubConfig, Dub, Dub.settings),
+    "circulant": MethodEntry(CirculantConfig, CirculantMethod, CirculantMethod.settings),
     "magnitude": MethodEntry(MagnitudeConfig, Magnitude, Magnitude.settings),
     "structured": MethodEntry(StructuredConfig, Structured, Structured.settings),
     "dense": MethodEntry(DenseConfig, Dense, Dense.settings),
