@@ -96,8 +96,16 @@ def exact_convolution(
 
 
 def _largest_sum(weight_q: Tensor) -> int:
-    """Most that an output's weights add up to in magnitude, `[..., inputs]`."""
-    return int(weight_q.long().abs().sum(dim=-1).max()) if weight_q.numel() else 0
+    """Most that an output's weights of one sign add up to in magnitude, `[..., inputs]`.
+
+    Inputs are unsigned, so that every sum of some of the products lies between the sum of all
+    negative and that of all positive ones.
+    """
+    if weight_q.numel() == 0:
+        return 0
+    positive = weight_q.clamp(min=0).sum(dim=-1, dtype=torch.int64)
+    negative = weight_q.clamp(max=0).sum(dim=-1, dtype=torch.int64)
+    return max(int(positive.max()), -int(negative.min()))
 
 
 def _float32_is_kept() -> bool:

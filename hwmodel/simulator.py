@@ -127,7 +127,7 @@ class CrossbarSimulator:
 
     def __call__(self, inputs_q: Tensor, *, every_reading: bool = False) -> Tensor:
         """Products as in `simulate`, int64 `[groups, vectors, packed outputs]`."""
-        self._check_inputs(inputs_q)
+        self._check_shape(inputs_q)
         groups, outputs, rows = self.matrix_q.shape
         tiles, bitlines = self.stored.levels.shape[1:3]
         size = (groups, inputs_q.shape[1], outputs)
@@ -143,6 +143,7 @@ class CrossbarSimulator:
         chunk = max(1, _READINGS_AT_ONCE // per_vector)
         chunks = zip(inputs_q.split(chunk, dim=1), results.split(chunk, dim=1), strict=True)
         for part, result in chunks:
+            self._check_range(part)
             result.copy_(work(part).round())
         return results
 
@@ -154,13 +155,14 @@ class CrossbarSimulator:
         """The integer product of the levels as they are, less what the ADCs cut off."""
         spec, lines = self.spec, self._lines
         total = exact_product(inputs_q, lines.matrix_q, spec.input_limit).double()
-        tiled = to_segments(inputs_q.int(), spec.wordlines)[..., : lines.height]
         for (group, tile), which in lines.cut_off.items():
-            cells = lines.cells[group, tile, which].T.contiguous()  # [height, segments]
+            first = tile * spec.wordlines
+            driven = inputs_q[group, :, first : first + lines.height].int()
+            cells = lines.cells[group, tile, which, : driven.shape[1]].T.contiguous()
             ceilings = lines.ceilings[group, tile, 0, which]
             lost = cells.new_zeros(inputs_q.shape[1], len(which))
             for cycle in range(spec.cycle_count):
-                digits = self._digits(tiled[group, tile], cycle)
+                digits = self._digits(driven, cycle)
                 over = (digits @ cells).sub_(ceilings).clamp_(min=0)
                 lost.add_(over, alpha=1 << (spec.dac_bits * cycle))
             weighted = lost.double() * lines.signed[group, tile, which]
@@ -188,24 +190,23 @@ class CrossbarSimulator:
         tile_sums = tiled.sum(dim=-1).double().transpose(1, 2)  # [groups, vectors, tiles]
         return joined.add_(tile_sums @ lines.constants)
 
-    def _digits(self, tiled: Tensor, cycle: int) -> Tensor:
+    def _digits(self, driven: Tensor, cycle: int) -> Tensor:
         """What the DACs drive in one cycle, in the type of the cells."""
-        digits = (tiled >> (self.spec.dac_bits * cycle)) & self.spec.digit_limit
+        digits = (driven >> (self.spec.dac_bits * cycle)) & self.spec.digit_limit
         return digits.to(self._lines.cells.dtype)
 
-    def _check_inputs(self, inputs_q: Tensor) -> None:
+    def _check_shape(self, inputs_q: Tensor) -> None:
         groups, _, rows = self.matrix_q.shape
         if inputs_q.ndim != 3 or inputs_q.shape[0] != groups or inputs_q.shape[2] != rows:
             raise MappingError(
                 f"inputs of shape {tuple(inputs_q.shape)}; allowed: [{groups}, vectors, {rows}]"
             )
-        if inputs_q.numel() == 0:
-            return
-        if inputs_q.is_floating_point():
+
+    def _check_range(self, inputs_q: Tensor) -> None:
+        if inputs_q.is_floating_point() and not torch.equal(inputs_q, inputs_q.round()):
             broken = inputs_q[inputs_q != inputs_q.round()]  # NaN differs from itself
-            if broken.numel():
-                raise MappingError(f"an input of {float(broken[0])}; allowed: integers")
-        low, high = int(inputs_q.min()), int(inputs_q.max())
+            raise MappingError(f"an input of {float(broken[0])}; allowed: integers")
+        low, high = (int(bound) for bound in inputs_q.aminmax())
         if low < 0 or high > self.spec.input_limit:
             raise MappingError(
                 f"inputs from {low} to {high}; allowed: 0 to {self.spec.input_limit}"

@@ -261,8 +261,8 @@ class CrossbarLayer(nn.Module):
             padding = layer.geometry.padding
             codes = functional.pad(codes, padding, value=float(self.zero_point))
         products = self._simulate(codes) if self._readout.simulates else self._product(codes)
-        # The bound that chose the type of the products holds with their offsets, too: together
-        # they are products of inputs less the zero point, which are no larger.
+        # The bound that chose the type of the products holds for the offsets and with them, too:
+        # W (u - z) lies within the same limits, as `u - z` spans no more than `u`.
         products.add_(self.offset.to(products.dtype))
         return products.to(values.dtype).mul_(self.output_scale).add_(self.bias)
 
@@ -318,18 +318,14 @@ class CrossbarLayer(nn.Module):
         if geometry is None:
             vectors = codes.reshape(1, -1, codes.shape[-1])
             return self._keep(vectors), (*codes.shape[:-1], layout.outputs)
-        height, width = (
-            (codes.shape[2 + axis] - geometry.dilation[axis] * (geometry.kernel[axis] - 1) - 1)
-            // geometry.stride[axis]
-            + 1
-            for axis in range(2)
-        )
-        patches = functional.unfold(
-            codes, geometry.kernel, geometry.dilation, stride=geometry.stride
-        )  # [batch, groups * rows, positions]
-        batch = codes.shape[0]
-        vectors = patches.reshape(batch, layout.groups, layout.rows, -1).permute(1, 0, 3, 2)
-        vectors = vectors.reshape(layout.groups, -1, layout.rows)
+        windows = codes
+        for axis in range(2):
+            reach = geometry.dilation[axis] * (geometry.kernel[axis] - 1) + 1
+            windows = windows.unfold(2 + axis, reach, geometry.stride[axis])
+            windows = windows[..., :: geometry.dilation[axis]]
+        batch, _, height, width = windows.shape[:4]
+        windows = windows.unflatten(1, (layout.groups, -1)).permute(1, 0, 3, 4, 2, 5, 6)
+        vectors = windows.reshape(layout.groups, -1, layout.rows)
         return self._keep(vectors), (batch, height, width, layout.groups * layout.outputs)
 
     def _keep(self, vectors: Tensor) -> Tensor:

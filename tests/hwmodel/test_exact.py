@@ -131,15 +131,22 @@ def test_empty_batch_gives_an_empty_batch() -> None:
 @pytest.mark.parametrize(("weight", "dtype"), [(2**24 - 1, torch.float32), (2**24, torch.float64)])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_product_is_float32_below_two_to_the_24(weight: int, dtype: torch.dtype, sign: int) -> None:
-    matrix_q = torch.tensor([[[0, 0], [sign * (weight - 1), 1]]])
+    matrix_q = torch.tensor([[[0, 0], [sign * (weight - 1), sign]]])
     product = exact_product(torch.ones(1, 1, 2, dtype=torch.uint8), matrix_q, 1)
     assert product.dtype is dtype
-    assert product.tolist() == [[[0, sign * (weight - 1) + 1]]]
+    assert product.tolist() == [[[0, sign * weight]]]
     kernels = matrix_q.reshape(2, 2, 1, 1)
     ones = torch.ones(1, 2, 1, 1)
     summed = exact_convolution(ones, kernels, 1, stride=(1, 1), dilation=(1, 1), groups=1)
     assert summed.dtype is dtype
-    assert summed.flatten().tolist() == [0, sign * (weight - 1) + 1]
+    assert summed.flatten().tolist() == [0, sign * weight]
+
+
+def test_weights_of_opposite_signs_do_not_add_up() -> None:
+    matrix_q = torch.tensor([[[2**24 - 1, 1 - 2**24]]])
+    product = exact_product(torch.tensor([[[1, 1], [1, 0], [0, 1]]]), matrix_q, 1)
+    assert product.dtype is torch.float32
+    assert product.flatten().tolist() == [0, 2**24 - 1, 1 - 2**24]
 
 
 def test_sums_that_float64_cannot_hold_are_refused() -> None:
