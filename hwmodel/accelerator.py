@@ -28,9 +28,10 @@ from hwmodel.cost_report import (
     ratio,
 )
 from hwmodel.crossbar import CrossbarSpec
-from hwmodel.digital import AnyLayer, DigitalArray, DigitalLayer, split_layers
+from hwmodel.digital import DigitalArray
 from hwmodel.errors import ConfigError
 from hwmodel.geometry import MappedLayer
+from hwmodel.layers import AnyLayer, DigitalLayer, split_layers
 from hwmodel.nameplate import roll_up_peak
 from hwmodel.pipeline import balance_pipeline
 from hwmodel.policies import POLICIES, assign_types, linear_share, read_policy

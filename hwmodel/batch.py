@@ -18,9 +18,10 @@ from hwmodel.adc.base import MAX_ADC_BITS
 from hwmodel.batch_plan import ARRAYS, CandidateBatch, Integers, crossbar_choices
 from hwmodel.components import EVENTS
 from hwmodel.cost_report import CostTotals
-from hwmodel.digital import DigitalArray, DigitalLayer
+from hwmodel.digital import DigitalArray
 from hwmodel.errors import ConfigError
 from hwmodel.geometry import LayerShape
+from hwmodel.layers import DigitalLayer
 from hwmodel.price_list import NO_EVENT, PriceList
 
 __all__ = [

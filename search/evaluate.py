@@ -12,9 +12,9 @@ from torch import nn
 
 from hwmodel.accelerator import CostModel
 from hwmodel.crossbar import CrossbarPlan
-from hwmodel.digital import AnyLayer, DigitalLayer
 from hwmodel.errors import CrossfrontError
 from hwmodel.geometry import LayerShape
+from hwmodel.layers import AnyLayer, DigitalLayer
 from search.config import StudyConfig
 from search.objectives import cost_values
 from spaces.candidate import Candidate

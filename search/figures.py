@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from hwmodel.compare import breakdown
-from hwmodel.digital import AnyLayer, layer_from_json, split_layers
 from hwmodel.errors import OutOfRangeError
+from hwmodel.layers import AnyLayer, layer_from_json, split_layers
 from search.evaluate import Evaluation
 from search.objectives import ACCURACIES, COSTS
 from search.study import Study, candidate_of, status, values

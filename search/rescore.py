@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from optuna.trial import FrozenTrial
 
 from hwmodel.accelerator import CostModel
-from hwmodel.digital import layer_from_json
 from hwmodel.errors import StudyError
+from hwmodel.layers import layer_from_json
 from search.evaluate import COMPLETE, Evaluation
 from search.front import hypervolume, nondominated
 from search.objectives import COSTS, cost_values

@@ -27,6 +27,7 @@ SEEN_BY_TRAINERS = (
     "hwmodel.crossbar",
     "hwmodel.errors",
     "hwmodel.geometry",
+    "hwmodel.layers",
     *NEEDS_TORCH,
 )
 """All else in hwmodel is its cost side."""

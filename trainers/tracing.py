@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from hwmodel.digital import DigitalLayer
 from hwmodel.errors import MappingError
 from hwmodel.geometry import LayerShape
+from hwmodel.layers import DigitalLayer
 from hwmodel.mapping import MatrixLayout
 from trainers.config import NetworkConfig
 

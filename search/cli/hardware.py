@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwmodel.adc.base import MAX_ADC_BITS
-from hwmodel.digital import split_layers
 from hwmodel.errors import ConfigError, OutOfRangeError
+from hwmodel.layers import split_layers
 
 if TYPE_CHECKING:
     from hwmodel.accelerator import CostModel
     from hwmodel.adc import AdcCost
-    from hwmodel.digital import AnyLayer
     from hwmodel.geometry import LayerShape
+    from hwmodel.layers import AnyLayer
     from trainers.config import NetworkConfig
 
 __all__ = ["COMMANDS"]

@@ -5,9 +5,10 @@ from hwmodel.adc import adc_law
 from hwmodel.batch import BatchCostModel, CandidateBatch
 from hwmodel.components import load_preset
 from hwmodel.crossbar import CrossbarSpec
-from hwmodel.digital import DigitalLayer, DigitalUnit, layer_from_json, split_layers
+from hwmodel.digital import DigitalUnit
 from hwmodel.errors import ConfigError, MappingError
 from hwmodel.geometry import LayerShape, plan_layer
+from hwmodel.layers import DigitalLayer, layer_from_json, split_layers
 
 MODEL = CostModel(load_preset("isaac-8bit-weights"), adc_law("sar_split"))
 MAPPED = plan_layer(LayerShape(name="a", rows=300, outputs=40, positions=9), CrossbarSpec())

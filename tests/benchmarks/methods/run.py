@@ -29,7 +29,7 @@ import pyarrow.parquet
 import torch
 
 from hwmodel.crossbar import largest_lossless_count
-from hwmodel.digital import layer_from_json, split_layers
+from hwmodel.layers import layer_from_json, split_layers
 from search.config import StudyConfig, load_config
 from search.evaluate import Evaluation, Problem, evaluate, load_problem, train_dense
 from search.report import ratios
