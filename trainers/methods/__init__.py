@@ -5,8 +5,10 @@ from typing import Any, NamedTuple, Protocol
 
 from hwmodel.errors import ConfigError, SpecError
 from trainers.method import LayerTarget, Method
+from trainers.methods.admm_nn import AdmmNn, AdmmNnConfig
 from trainers.methods.level_sum import LevelSumConfig, LevelSumMethod
 from trainers.methods.magnitude import Magnitude, MagnitudeConfig
+from trainers.methods.memristor import Memristor, MemristorConfig
 from trainers.methods.plain import Dense, DenseConfig, Structured, StructuredConfig
 from trainers.methods.tinyadc import (
     SETTINGS,
@@ -18,12 +20,16 @@ from trainers.methods.tinyadc import (
 
 __all__ = [
     "METHODS",
+    "AdmmNn",
+    "AdmmNnConfig",
     "Dense",
     "DenseConfig",
     "LevelSumConfig",
     "LevelSumMethod",
     "Magnitude",
     "MagnitudeConfig",
+    "Memristor",
+    "MemristorConfig",
     "MethodConfig",
     "MethodEntry",
     "Structured",
@@ -35,7 +41,15 @@ __all__ = [
     "method_entry",
 ]
 
-MethodConfig = TinyAdcConfig | LevelSumConfig | MagnitudeConfig | DenseConfig | StructuredConfig
+MethodConfig = (
+    TinyAdcConfig
+    | LevelSumConfig
+    | MemristorConfig
+    | AdmmNnConfig
+    | MagnitudeConfig
+    | DenseConfig
+    | StructuredConfig
+)
 """The settings of any method."""
 
 
@@ -55,6 +69,8 @@ class MethodEntry(NamedTuple):
 METHODS: dict[str, MethodEntry] = {
     "tinyadc": MethodEntry(TinyAdcConfig, tinyadc, SETTINGS),
     "level-sum": MethodEntry(LevelSumConfig, LevelSumMethod, LevelSumMethod.settings),
+    "memristor": MethodEntry(MemristorConfig, Memristor, Memristor.settings),
+    "admm-nn": MethodEntry(AdmmNnConfig, AdmmNn, AdmmNn.settings),
     "magnitude": MethodEntry(MagnitudeConfig, Magnitude, Magnitude.settings),
     "structured": MethodEntry(StructuredConfig, Structured, Structured.settings),
     "dense": MethodEntry(DenseConfig, Dense, Dense.settings),
