@@ -6,9 +6,11 @@ path with a reason: residual additions, concatenations, the network's output.
 """
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
@@ -93,7 +95,8 @@ def follow_channels(
         and why nothing could be traced, or "".
     """
     try:
-        graph = fx.Tracer().trace(network)
+        with _proxies_as_tensors():
+            graph = fx.Tracer().trace(network)
     except Exception as error:  # tracing runs code of the network's author
         return {}, f"the network cannot be traced: {(str(error).splitlines() or ['?'])[0]}"
     calls: dict[str, list[fx.Node]] = {}
@@ -103,6 +106,18 @@ def follow_channels(
     once = {name: calls[name][0] for name in calls if name in modules and len(calls[name]) == 1}
     walker = _Walker(network, {name: modules[name] for name in once})
     return {name: walker.channels(name, node) for name, node in once.items()}, ""
+
+
+@contextmanager
+def _proxies_as_tensors() -> Iterator[None]:
+    """Lets `torch.as_tensor`, which networks call for the type checker, pass a tracer's proxies."""
+    real = torch.as_tensor
+
+    def as_tensor(data: Any, *args: Any, **kwargs: Any) -> Any:
+        return data if isinstance(data, fx.Proxy) else real(data, *args, **kwargs)
+
+    with mock.patch.object(torch, "as_tensor", as_tensor):
+        yield
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def level_interval(weight: Tensor, levels: int) -> float:
     Returns:
         The interval; 1 where every weight is zero.
     """
-    kept = weight.detach()[weight != 0].double()
+    kept = weight.detach()[weight != 0]
     if kept.numel() == 0:
         return 1.0
     largest = float(kept.abs().amax())
