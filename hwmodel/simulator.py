@@ -12,10 +12,9 @@ ways to the same result:
 * *every reading*: where levels are no integers or readings are noisy, each reading is rounded on
   its own and nothing can be joined before.
 
-Tests hold the three against each other. Products run in float32 where every possible sum is below
-2^24, else in float64 (below 2^53): integers in that range are exact in any order of summation, on a
-CPU as on a GPU. Vectors are taken in chunks, so that working memory does not grow with their
-number.
+Tests hold the three against each other. Products run in the narrowest float that holds every
+possible sum (`hwmodel.exact`). Vectors are taken in chunks, so that working memory does not grow
+with their number.
 """
 
 from collections.abc import Sequence
@@ -27,13 +26,12 @@ from torch import Tensor
 from hwmodel.certificate import certify_bitlines
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import MappingError
+from hwmodel.exact import exact_dtype, exact_product
 from hwmodel.mapping import MatrixLayout, from_segments, to_bitlines, to_segments
 from hwmodel.nonideality import Nonideality, effective_levels
 
-__all__ = ["CrossbarSimulator", "exact_product", "simulate"]
+__all__ = ["CrossbarSimulator", "simulate"]
 
-_FLOAT32_EXACT = 1 << 24
-_FLOAT64_EXACT = 1 << 53
 _READINGS_AT_ONCE = 1 << 20
 """Readings held in memory at a time: 4 MB in float32, about what a processor caches."""
 
@@ -68,19 +66,6 @@ def simulate(
     """
     simulator = CrossbarSimulator(weight_q, spec, adc_bits, layout=layout, nonideality=nonideality)
     return simulator(inputs_q, every_reading=every_reading)
-
-
-def exact_product(inputs_q: Tensor, matrix_q: Tensor, input_limit: int) -> Tensor:
-    """The integer product `[groups, vectors, outputs]`, as float32 or float64 of exact integers.
-
-    Args:
-        inputs_q: integers `[groups, vectors, rows]` within `0..input_limit`, any dtype.
-        matrix_q: integer weights `[groups, outputs, rows]`.
-        input_limit: largest input.
-    """
-    largest = matrix_q.long().abs().sum(dim=-1).max() if matrix_q.numel() else 0
-    dtype = _exact_dtype(int(largest) * input_limit)
-    return inputs_q.to(dtype) @ matrix_q.to(dtype).transpose(1, 2)
 
 
 class CrossbarSimulator:
@@ -254,7 +239,7 @@ class _Lines:
         levels = effective_levels(stored.levels, spec, crossbars.nonideality)
         levels *= converted[..., None]
         largest = stored.levels.shape[1] * self.height * ((1 << spec.cell_bits) - 1)
-        dtype = _exact_dtype(largest * ((1 << (spec.dac_bits * spec.cycle_count)) - 1))
+        dtype = exact_dtype(largest * ((1 << (spec.dac_bits * spec.cycle_count)) - 1))
         self.cells = levels[..., : self.height].to(dtype).contiguous()
         codes = [(1 << bits) - 1 for bits in crossbars.adc_bits_per_slice]
         codes = codes * (outputs * spec.polarity_count)
@@ -302,13 +287,3 @@ class _Lines:
         over = worst > self.ceilings[:, :, 0]
         for group, tile in over.any(dim=-1).nonzero().tolist():
             self.cut_off[group, tile] = over[group, tile].nonzero().flatten()
-
-
-def _exact_dtype(largest: int) -> torch.dtype:
-    """The narrowest float that holds every integer up to `largest`."""
-    # A lower precision setting lets matrix products use TF32 or bfloat16 inside.
-    if largest < _FLOAT32_EXACT and torch.get_float32_matmul_precision() == "highest":
-        return torch.float32
-    if largest < _FLOAT64_EXACT:
-        return torch.float64
-    raise MappingError(f"sums up to {largest}; allowed: below 2^53, where float64 is exact")

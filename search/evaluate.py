@@ -20,13 +20,14 @@ from search.config import StudyConfig
 from search.objectives import cost_values
 from spaces.candidate import Candidate
 from trainers.checkpoint import save_checkpoint
-from trainers.data import Dataset, ImageSet, load_dataset
+from trainers.data import Dataset, ImageSource, load_dataset
 from trainers.finalise import finalise
 from trainers.fit import accuracy, fit, resolve_device
 from trainers.integer import integer_layers
 from trainers.method import Method, dense_targets
 from trainers.methods import AdmmNnConfig, build_method
 from trainers.networks import build_network
+from trainers.robustness import Robustness, robust_accuracy
 from trainers.tracing import trace
 from trainers.weights import load_weights, save_weights
 
@@ -75,7 +76,7 @@ class Problem:
     """Everything that the evaluations of one study share, loaded once per process."""
 
     config: StudyConfig
-    dataset: Dataset
+    dataset: Dataset[ImageSource]
     shapes: Mapping[str, LayerShape]
     digital: Sequence[DigitalLayer]
     """Layers that no crossbar holds."""
@@ -131,9 +132,7 @@ def check_problem(problem: Problem) -> None:
     Raises:
         CheckpointError: a checkpoint that is not there, or of another network.
     """
-    checkpoint = problem.config.network.checkpoint
-    if checkpoint is not None:
-        load_weights(problem.network(), Path(checkpoint))
+    _load_pretrained(problem, problem.network())
 
 
 def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation:
@@ -148,8 +147,8 @@ def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation
     network = problem.network()
     targets = dense_targets(network, problem.dense_plan())
     method = Method(targets)
-    if config.network.checkpoint is not None:
-        load_weights(network, Path(config.network.checkpoint))
+    _load_pretrained(problem, network)
+    if config.network.checkpoint is not None and not config.network.reset_head:
         method.attach(network, epochs=0, steps_per_epoch=1)
         train_s = 0.0
     else:
@@ -229,6 +228,9 @@ def _finish(
     layers: list[AnyLayer] = [*mapped, *problem.digital]
     report = problem.cost_model.evaluate(layers)
     values = {"accuracy": accuracy(integer, problem.dataset.test), **cost_values(report)}
+    robust = _robustness(problem, integer)
+    if robust is not None:
+        values["robust_accuracy"] = robust.mean
     save_checkpoint(
         checkpoint,
         integer,
@@ -238,6 +240,7 @@ def _finish(
         facts={
             **facts,
             "accuracy": values["accuracy"],
+            "robustness": None if robust is None else robust.to_json(),
             "dataset": {
                 "name": problem.dataset.name,
                 "test_images": len(problem.dataset.test),
@@ -256,6 +259,22 @@ def _finish(
     )
 
 
+def _load_pretrained(problem: Problem, network: nn.Module) -> None:
+    """Loads the checkpoint to start from, where there is one."""
+    config = problem.config.network
+    if config.checkpoint is not None:
+        load_weights(network, Path(config.checkpoint), reset_head=config.reset_head)
+
+
+def _robustness(problem: Problem, integer: nn.Module) -> Robustness | None:
+    """The integer network on the lossy devices that the study asks for."""
+    asked, test = problem.config.robustness, problem.dataset.test
+    if asked.device is None:
+        return None
+    images = test.subset(min(asked.images, len(test)))
+    return robust_accuracy(integer, images, asked.device, range(asked.seeds))
+
+
 def _teacher(problem: Problem, weights: Path) -> nn.Module | None:
     """The dense network that candidates learn from, where they do."""
     if problem.config.train.distillation == 0:
@@ -265,7 +284,7 @@ def _teacher(problem: Problem, weights: Path) -> nn.Module | None:
     return teacher.eval()
 
 
-def _training_images(problem: Problem) -> ImageSet:
+def _training_images(problem: Problem) -> ImageSource:
     count = problem.config.train.train_count
     train = problem.dataset.train
     return train if count is None else train.subset(count)

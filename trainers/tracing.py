@@ -230,5 +230,6 @@ def layer_shapes(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[
             outputs=layout.outputs,
             groups=layout.groups,
             positions=positions[name],
+            kernel=layout.rows // module.weight.shape[1],
         )
     return shapes

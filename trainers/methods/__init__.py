@@ -6,6 +6,9 @@ from typing import Any, NamedTuple, Protocol
 from hwmodel.errors import ConfigError, SpecError
 from trainers.method import LayerTarget, Method
 from trainers.methods.admm_nn import AdmmNn, AdmmNnConfig
+from trainers.methods.bitslice_l1 import BitsliceL1, BitsliceL1Config
+from trainers.methods.circulant import CirculantConfig, CirculantMethod
+from trainers.methods.dub import Dub, DubConfig
 from trainers.methods.level_sum import LevelSumConfig, LevelSumMethod
 from trainers.methods.magnitude import Magnitude, MagnitudeConfig
 from trainers.methods.memristor import Memristor, MemristorConfig
@@ -22,8 +25,14 @@ __all__ = [
     "METHODS",
     "AdmmNn",
     "AdmmNnConfig",
+    "BitsliceL1",
+    "BitsliceL1Config",
+    "CirculantConfig",
+    "CirculantMethod",
     "Dense",
     "DenseConfig",
+    "Dub",
+    "DubConfig",
     "LevelSumConfig",
     "LevelSumMethod",
     "Magnitude",
@@ -46,6 +55,9 @@ MethodConfig = (
     | LevelSumConfig
     | MemristorConfig
     | AdmmNnConfig
+    | BitsliceL1Config
+    | DubConfig
+    | CirculantConfig
     | MagnitudeConfig
     | DenseConfig
     | StructuredConfig
@@ -71,6 +83,9 @@ METHODS: dict[str, MethodEntry] = {
     "level-sum": MethodEntry(LevelSumConfig, LevelSumMethod, LevelSumMethod.settings),
     "memristor": MethodEntry(MemristorConfig, Memristor, Memristor.settings),
     "admm-nn": MethodEntry(AdmmNnConfig, AdmmNn, AdmmNn.settings),
+    "bitslice-l1": MethodEntry(BitsliceL1Config, BitsliceL1, BitsliceL1.settings),
+    "dub": MethodEntry(DubConfig, Dub, Dub.settings),
+    "circulant": MethodEntry(CirculantConfig, CirculantMethod, CirculantMethod.settings),
     "magnitude": MethodEntry(MagnitudeConfig, Magnitude, Magnitude.settings),
     "structured": MethodEntry(StructuredConfig, Structured, Structured.settings),
     "dense": MethodEntry(DenseConfig, Dense, Dense.settings),
