@@ -15,6 +15,7 @@ from hwmodel.crossbar import CrossbarPlan
 from hwmodel.errors import CrossfrontError
 from hwmodel.geometry import LayerShape
 from hwmodel.layers import AnyLayer, DigitalLayer
+from search.break_even import paying_targets
 from search.config import StudyConfig
 from search.objectives import cost_values
 from spaces.candidate import Candidate
@@ -24,7 +25,7 @@ from trainers.finalise import finalise
 from trainers.fit import accuracy, fit, resolve_device
 from trainers.integer import integer_layers
 from trainers.method import Method, dense_targets
-from trainers.methods import build_method
+from trainers.methods import AdmmNnConfig, build_method
 from trainers.networks import build_network
 from trainers.robustness import Robustness, robust_accuracy
 from trainers.tracing import trace
@@ -186,7 +187,12 @@ def evaluate(problem: Problem, candidate: Candidate, weights: Path, checkpoint: 
         network = problem.network()
         load_weights(network, weights)
         settings = config.method_config(candidate.method)
-        method = build_method(candidate.method, settings, candidate.targets(problem.shapes))
+        targets = candidate.targets(problem.shapes)
+        if isinstance(settings, AdmmNnConfig) and settings.break_even != "none":
+            targets = paying_targets(
+                network, targets, problem.shapes, problem.cost_model, settings.break_even
+            )
+        method = build_method(candidate.method, settings, targets)
         result = fit(
             network,
             _training_images(problem),
