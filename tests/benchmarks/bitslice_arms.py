@@ -7,11 +7,11 @@ strength, over the seeds, accuracy of the integer network, non-zero share and AD
 (least significant first), and accuracy with ADCs of each slice's 99.9-percentile bits. Without
 `--mnist` the embedded images are used. The paper trains 100 + 50 epochs at a constant rate of 0.01
 with momentum 0.5, as `--recipe` does; without it, few epochs of one-cycle at a larger rate move the
-weights about as far, but past the narrow dips that the bit-slice arm rests in.
+weights about as far.
 
 `results/bitslice_arms.json` (MNIST, 20 epochs, n = 3, without `--recipe`): the bit-slice arm does
-*not* have fewer non-zero digits than plain L1 at equal accuracy, 4.0 against 4.0 percent at 96.8 and
-97.0 percent; the paper's factor of two is not reproduced on this schedule.
+*not* have fewer non-zero digits than plain L1 at equal accuracy: 4.0 against 4.0 percent, at 96.8
+and 97.0 percent. The paper's factor of two is not reproduced on this schedule.
 """
 
 import argparse
