@@ -210,7 +210,7 @@ def _reader(
 ) -> Reader | str:
     """The reader at the end of a path, or why its rows cannot be told apart."""
     channels = producer.weight.shape[0]
-    if isinstance(reader, nn.Conv2d):
+    if isinstance(reader, nn.Conv1d | nn.Conv2d):
         if reader.groups > 1:
             return f"{name}, whose groups keep equally many rows"
         per_channel = reader.weight[0, 0].numel()
