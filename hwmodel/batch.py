@@ -325,6 +325,7 @@ def _use(
         fetched + partial,
         written,
         values.astype(np.float64),
+        np.zeros(values.shape),  # a batch has no shift masks
     )
     passes = -(-positions // part["replication"])
     return _Use(

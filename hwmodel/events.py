@@ -4,8 +4,8 @@ Inputs leave the buffer once per position (im2col, no reuse between positions) a
 the bus serves all crossbars side by side; each of these keeps its own copy in its register. Each
 crossbar returns its own partial sums; finished outputs are as wide as inputs and cross one router.
 Every cell of the layer's matrix counts in a cycle, be it zero or not, cells outside it do not.
-Copies of a layer share its positions, so that they change no count. All of this is assumed;
-conversions are exact.
+Copies of a layer share its positions, so that they change no count. A layer with a shift mask
+shifts every conversion once. All of this is assumed; conversions are exact.
 """
 
 from hwmodel.components import EVENTS
@@ -76,4 +76,5 @@ def event_row(
         fetched + partial,
         written,
         values,
+        conversions if layer.mask_bits else 0,
     )

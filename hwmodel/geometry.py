@@ -73,6 +73,9 @@ class MappedLayer:
     """ADC resolution of the unit bitline that reads the sum of the inputs (flipped only)."""
     replication: int = 1
     """Copies of the layer's crossbars, which share its positions between them."""
+    mask_bits: int = 0
+    """Bits of one code of its shift mask (`hwmodel.segment_mask`), which every conversion is
+    shifted by; 0: no mask."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.replication <= self.shape.positions:
@@ -80,7 +83,7 @@ class MappedLayer:
                 f"{self.shape.name}: replication is {self.replication}; "
                 f"allowed: 1 to its positions, {self.shape.positions}"
             )
-        sizes = (self.rows, self.outputs, self.nonzeros, self.unit_line_bits)
+        sizes = (self.rows, self.outputs, self.nonzeros, self.unit_line_bits, self.mask_bits)
         if min(*sizes, *self.adc_bits_per_slice, *self.segments_per_slice) < 0:
             raise MappingError(
                 f"{self.shape.name}: a size of the mapped layer is negative; allowed: 0 up"
@@ -108,6 +111,11 @@ class MappedLayer:
     def tiles(self) -> int:
         """Crossbars that one bitline runs through."""
         return tile_count(self.rows, self.spec)
+
+    @property
+    def mask_memory_bits(self) -> int:
+        """Bits of memory that its shift mask takes."""
+        return self.mask_bits * self.shape.groups * self.tiles * self.outputs
 
     @property
     def crossbars(self) -> int:

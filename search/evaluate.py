@@ -13,7 +13,7 @@ from torch import nn
 from hwmodel.accelerator import CostModel
 from hwmodel.crossbar import CrossbarPlan
 from hwmodel.digital import AnyLayer, DigitalLayer
-from hwmodel.errors import CrossfrontError
+from hwmodel.errors import ConfigError, CrossfrontError
 from hwmodel.geometry import LayerShape
 from search.config import StudyConfig
 from search.objectives import cost_values
@@ -26,6 +26,7 @@ from trainers.integer import integer_layers
 from trainers.method import Method, dense_targets
 from trainers.methods import build_method
 from trainers.networks import build_network
+from trainers.tasks import transfer_backbone
 from trainers.tracing import trace
 from trainers.weights import load_weights, save_weights
 
@@ -110,6 +111,11 @@ def load_problem(config: StudyConfig) -> Problem:
     Raises:
         CrossfrontError: whatever is wrong with data, network, device or hardware.
     """
+    if config.data.backbone_classes is not None and config.train.distillation > 0:
+        raise ConfigError(
+            f"train.distillation is {config.train.distillation}; allowed with "
+            "data.backbone_classes: 0, since no dense network knows the task"
+        )
     dataset = load_dataset(config.data)
     device = resolve_device(config.train.device)
     network = build_network(config.network, dataset.input_shape, dataset.classes)
@@ -131,43 +137,82 @@ def check_problem(problem: Problem) -> None:
         CheckpointError: a checkpoint that is not there, or of another network.
     """
     checkpoint = problem.config.network.checkpoint
-    if checkpoint is not None:
+    if checkpoint is not None and problem.config.data.backbone_classes is None:
         load_weights(problem.network(), Path(checkpoint))
 
 
 def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation:
     """Trains, or loads, the dense baseline that every trial starts from, and prices it.
 
+    Where the data name `backbone_classes`, trials start from a backbone that has learnt those, and
+    the dense baseline is what trials stand against: all of it trained on as long as they are.
+
     Args:
         problem: the study's problem.
-        weights: where its float weights go.
-        checkpoint: folder for its integer network.
+        weights: where the float weights go that trials start from.
+        checkpoint: folder for the baseline's integer network.
+
+    Raises:
+        CrossfrontError: whatever is wrong with the checkpoint or the backbone's classes.
     """
     config, started = problem.config, time.perf_counter()
     network = problem.network()
-    targets = dense_targets(network, problem.dense_plan())
-    method = Method(targets)
-    if config.network.checkpoint is not None:
+    method = Method(dense_targets(network, problem.dense_plan()))
+    if config.data.backbone_classes is not None:
+        train_s = _train_backbone(problem, network, weights)
+        save_weights(network, weights)
+        epochs, rate = config.train.epochs, config.train.prune_learning_rate
+        train_s += _fit_dense(problem, network, method, weights, epochs, rate)
+    elif config.network.checkpoint is not None:
         load_weights(network, Path(config.network.checkpoint))
         method.attach(network, epochs=0, steps_per_epoch=1)
         train_s = 0.0
+        save_weights(network, weights)
     else:
-        result = fit(
-            network,
-            _training_images(problem),
-            method,
-            replace(config.train, distillation=0.0),  # it is the teacher
-            epochs=config.train.dense_epochs,
-            learning_rate=config.train.learning_rate,
-            seed=config.study.seed,
-            state_path=weights.with_suffix(".training"),
-        )
-        train_s = result.seconds
-    save_weights(network, weights)
+        epochs, rate = config.train.dense_epochs, config.train.learning_rate
+        train_s = _fit_dense(problem, network, method, weights, epochs, rate)
+        save_weights(network, weights)
     facts = {"candidate": None, "method": method.name}
     evaluation = _finish(problem, network, method, checkpoint, facts, started, train_s)
     weights.with_suffix(".training").unlink(missing_ok=True)
     return evaluation
+
+
+def _train_backbone(problem: Problem, network: nn.Module, weights: Path) -> float:
+    """Gives a task's network the backbone that has learnt `data.backbone_classes`; in seconds."""
+    config = problem.config
+    data = replace(config.data, classes=config.data.backbone_classes, backbone_classes=None)
+    before = load_problem(replace(config, data=data))
+    backbone = before.network()
+    train_s = 0.0
+    if config.network.checkpoint is not None:
+        load_weights(backbone, Path(config.network.checkpoint))
+    else:
+        method = Method(dense_targets(backbone, problem.dense_plan()))
+        file = weights.with_name(f"backbone.{weights.name}")
+        epochs, rate = config.train.dense_epochs, config.train.learning_rate
+        train_s = _fit_dense(before, backbone, method, file, epochs, rate)
+        file.with_suffix(".training").unlink(missing_ok=True)
+    transfer_backbone(backbone, network)
+    return train_s
+
+
+def _fit_dense(
+    problem: Problem, network: nn.Module, method: Method, weights: Path, epochs: int, rate: float
+) -> float:
+    """Trains densely, resuming where a run was cut off; the seconds that it took."""
+    config = problem.config
+    result = fit(
+        network,
+        _training_images(problem),
+        method,
+        replace(config.train, distillation=0.0),  # it is the teacher
+        epochs=epochs,
+        learning_rate=rate,
+        seed=config.study.seed,
+        state_path=weights.with_suffix(".training"),
+    )
+    return result.seconds
 
 
 def evaluate(problem: Problem, candidate: Candidate, weights: Path, checkpoint: Path) -> Evaluation:

@@ -15,6 +15,7 @@ NEEDS_TORCH = (
     "hwmodel.certificate",
     "hwmodel.mapping",
     "hwmodel.nonideality",
+    "hwmodel.segment_mask",
     "hwmodel.simulator",
     "hwmodel.slicing",
 )

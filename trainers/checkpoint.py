@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import CheckpointError
 from hwmodel.mapping import MatrixLayout
+from hwmodel.segment_mask import SegmentMask
 from trainers.config import NetworkConfig
 from trainers.integer import ConvGeometry, IntegerLayer, install, integer_layers
 from trainers.networks import build_network
@@ -227,6 +228,8 @@ def _layer_tensors(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any
             kept = getattr(layer.layout, key)
             if kept is not None:
                 tensors[f"{name}.{key}"] = kept.cpu().contiguous()
+        if layer.mask is not None:
+            tensors[f"{name}.segment_shifts"] = layer.mask.shifts.cpu().contiguous()
         certificate = layer.certify()
         described[name] = {
             "spec": layer.spec.to_json(),
@@ -237,6 +240,7 @@ def _layer_tensors(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any
             "witnesses": [asdict(witness) for witness in certificate.witnesses],
             "activations": asdict(layer.activations),
             "geometry": None if layer.geometry is None else asdict(layer.geometry),
+            "mask_bits": 0 if layer.mask is None else layer.mask.bits,
         }
     rest = {f"rest.{key}": t.cpu().contiguous() for key, t in _rest_tensors(network).items()}
     return {**tensors, **rest}, described
@@ -271,6 +275,8 @@ def _check_layers(network: nn.Module, layers: Mapping[str, IntegerLayer], folder
                 raise CheckpointError(
                     f"{folder}: tensor '{name}.{key}' has shape {found}, the network's has {shape}"
                 )
+        if layer.mask is not None:
+            layer.mask.check_shape(f"{folder}: {name}", layer.layout, layer.spec)
 
 
 def _read_layer(
@@ -299,4 +305,14 @@ def _read_layer(
         geometry=None
         if geometry is None
         else ConvGeometry(**{key: tuple(value) for key, value in geometry.items()}),
+        mask=_read_mask(tensors.get(f"{name}.segment_shifts"), fields.get("mask_bits", 0)),
     )
+
+
+def _read_mask(shifts: Tensor | None, bits: int) -> SegmentMask | None:
+    """A layer's mask; the manifest says how wide a code is, or 0 where there is none."""
+    if shifts is None and bits == 0:
+        return None
+    if shifts is None:
+        raise KeyError("segment_shifts")
+    return SegmentMask(shifts=shifts, bits=bits)

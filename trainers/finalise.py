@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,7 @@ def finalise(
         layer = IntegerLayer.quantised(
             module, target.spec, method.layouts[name], ranges[name], integers
         )
+        layer = replace(layer, mask=method.segment_mask(name))
         method.constraint(name).check(name, layer.weight_q, target.spec, layer.layout)
         planned = target.planned(shapes[name])
         layer.certify().check(name, planned.adc_bits_per_slice)

@@ -19,8 +19,9 @@ from hwmodel.certificate import AdcCertificate, certify
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import SpecError
 from hwmodel.geometry import LayerShape, MappedLayer, unit_line_bits
-from hwmodel.mapping import MatrixLayout
+from hwmodel.mapping import MatrixLayout, to_bitlines
 from hwmodel.nonideality import Nonideality
+from hwmodel.segment_mask import SegmentMask
 from hwmodel.simulator import CrossbarSimulator, exact_product
 from trainers.quantise import ActivationRange, quantise_activations, quantise_weight
 from trainers.tracing import CrossbarModule, crossbar_modules, dense_layout
@@ -73,6 +74,7 @@ class IntegerLayer:
         layout: what is left after structured pruning.
         adc_bits_per_slice: the ADCs that are built, least significant slice first.
         geometry: of a convolution; None for a linear layer.
+        mask: what a task multiplies the segments by; None: nothing.
     """
 
     weight_q: Tensor
@@ -83,6 +85,7 @@ class IntegerLayer:
     layout: MatrixLayout
     adc_bits_per_slice: tuple[int, ...] = field(default=())
     geometry: ConvGeometry | None = None
+    mask: SegmentMask | None = None
 
     @classmethod
     def quantised(
@@ -125,22 +128,38 @@ class IntegerLayer:
         tallest = min(self.layout.packed_rows, self.spec.wordlines)
         return max(*self.adc_bits_per_slice, unit_line_bits(self.spec, tallest))
 
+    @property
+    def packed_weight(self) -> Tensor:
+        """The integers that are multiplied with, under the mask, `[groups, outputs, rows]`."""
+        matrix = self.layout.pack(self.weight_q.int())
+        return matrix if self.mask is None else self.mask.apply(matrix, self.spec.wordlines)
+
+    @property
+    def unpacked_weight(self) -> Tensor:
+        """The same as a weight tensor, int32 `[outputs, inputs, ...]`."""
+        return self.layout.unpack(self.packed_weight, self.weight_q.shape)
+
     def certify(self) -> AdcCertificate:
-        """The certificate of the integers as they stand."""
+        """The certificate of the integers as they stand, whatever the mask."""
         return certify(self.weight_q, self.spec, self.layout)
 
     def mapped(self, shape: LayerShape) -> MappedLayer:
         """The layer as the cost model sees it."""
-        certificate = self.certify()
+        certificate, mask = self.certify(), self.mask
+        segments = certificate.segments_per_slice
+        if mask is not None:
+            stored = to_bitlines(self.weight_q, self.spec, self.layout)
+            segments = mask.segments_read(stored, self.spec)
         return MappedLayer(
             shape=shape,
             spec=self.spec,
             rows=self.layout.packed_rows,
             outputs=self.layout.packed_outputs,
             adc_bits_per_slice=self.adc_bits_per_slice,
-            segments_per_slice=certificate.segments_per_slice,
-            nonzeros=int(torch.count_nonzero(self.weight_q)),
+            segments_per_slice=segments,
+            nonzeros=int(torch.count_nonzero(self.packed_weight)),
             unit_line_bits=certificate.unit_line_bits,
+            mask_bits=0 if mask is None else mask.bits,
         )
 
 
@@ -200,7 +219,7 @@ class CrossbarLayer(nn.Module):
         self.layer = layer
         self._readout = EXACT
         self._simulator: CrossbarSimulator | None = None
-        matrix = layer.layout.pack(layer.weight_q.int())
+        matrix = layer.packed_weight
         code = layer.activations
         per_output = matrix.sum(dim=-1)  # [groups, packed outputs]
         self.register_buffer("matrix_q", matrix)
@@ -246,6 +265,7 @@ class CrossbarLayer(nn.Module):
                 promised if cap is None else [min(bits, cap) for bits in promised],
                 layout=layer.layout,
                 nonideality=readout.nonideality,
+                mask=layer.mask,
             )
         return self._simulator(vectors, every_reading=readout.every_reading).double()
 
@@ -323,15 +343,13 @@ def set_readout(network: nn.Module, readout: Readout) -> None:
 
 
 def _layer_on(layer: IntegerLayer, device: torch.device) -> IntegerLayer:
-    return IntegerLayer(
+    return replace(
+        layer,
         weight_q=layer.weight_q.to(device),
         weight_scale=layer.weight_scale.to(device),
         bias=layer.bias.to(device),
-        activations=layer.activations,
-        spec=layer.spec,
         layout=layer.layout.to(device),
-        adc_bits_per_slice=layer.adc_bits_per_slice,
-        geometry=layer.geometry,
+        mask=None if layer.mask is None else layer.mask.to(device),
     )
 
 

@@ -42,6 +42,11 @@ class DataConfig:
     """Training images to use, balanced over the classes; None: all."""
     test_count: int | None = None
     """Test images to use, balanced over the classes; None: all."""
+    classes: tuple[int, ...] | None = None
+    """Classes to use, numbered anew in this order; None: all."""
+    backbone_classes: tuple[int, ...] | None = None
+    """Classes of the same set that a backbone is trained on first; candidates then start from it,
+    with a new head, and learn `classes` (None: no such task before)."""
     cache: str | None = None
     """Cache folder; None: $XDG_CACHE_HOME/crossfront or ~/.cache/crossfront."""
 
@@ -79,7 +84,7 @@ def load_dataset(config: DataConfig) -> Dataset:
 
     Raises:
         DataError: if the name is unknown, the path is missing or holds something else, a file is
-            damaged, or a count is larger than the set.
+            damaged, a class is not in the set, or a count is larger than it.
     """
     if config.name not in _CATALOG:
         known = ", ".join(dataset_names())
@@ -92,6 +97,8 @@ def load_dataset(config: DataConfig) -> Dataset:
 
     folder = cache_folder(config.cache)
     dataset = cached_dataset(config.name, source.files, decode, folder=folder)
+    if config.classes is not None:
+        dataset = dataset.of_classes(config.classes)
     train = _limited(dataset.train, config.train_count, "train_count")
     test = _limited(dataset.test, config.test_count, "test_count")
     return Dataset(name=config.name, train=train, test=test)

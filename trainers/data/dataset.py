@@ -1,6 +1,7 @@
 """A data set held in memory: `ImageSet` (images and their labels) and `Dataset` (two of them)."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -84,6 +85,25 @@ class ImageSet:
             images, labels = self.images[rows], self.labels[rows]
         return ImageSet(name=self.name, images=images, labels=labels, classes=self.classes)
 
+    def of_classes(self, classes: Sequence[int]) -> "ImageSet":
+        """The images of some classes, which are numbered anew in the order given.
+
+        Raises:
+            DataError: fewer than two classes, a repeated one, or one that the set does not have.
+        """
+        known = all(0 <= number < self.classes for number in classes)
+        self._require(
+            known and len(classes) == len(set(classes)) and len(classes) > 1,
+            f"classes {list(classes)} asked, allowed are two or more of 0..{self.classes - 1}",
+        )
+        numbers = torch.full((self.classes,), -1, device=self.labels.device)
+        numbers[list(classes)] = torch.arange(len(classes), device=numbers.device)
+        labels = numbers[self.labels]
+        rows = labels >= 0
+        return ImageSet(
+            name=self.name, images=self.images[rows], labels=labels[rows], classes=len(classes)
+        )
+
     def to(self, device: torch.device | str) -> "ImageSet":
         """The same set on `device`; without a copy where it is there already."""
         return ImageSet(
@@ -139,3 +159,12 @@ class Dataset:
     def classes(self) -> int:
         """Number of classes."""
         return self.train.classes
+
+    def of_classes(self, classes: Sequence[int]) -> "Dataset":
+        """Both sets with some classes alone, as `ImageSet.of_classes` numbers them.
+
+        Raises:
+            DataError: as there.
+        """
+        train, test = self.train.of_classes(classes), self.test.of_classes(classes)
+        return Dataset(name=self.name, train=train, test=test)

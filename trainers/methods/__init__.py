@@ -15,6 +15,7 @@ from trainers.methods.tinyadc import (
     TinyAdcStraightThrough,
     tinyadc,
 )
+from trainers.methods.xma import Xma, XmaConfig
 
 __all__ = [
     "METHODS",
@@ -31,11 +32,15 @@ __all__ = [
     "TinyAdc",
     "TinyAdcConfig",
     "TinyAdcStraightThrough",
+    "Xma",
+    "XmaConfig",
     "build_method",
     "method_entry",
 ]
 
-MethodConfig = TinyAdcConfig | LevelSumConfig | MagnitudeConfig | DenseConfig | StructuredConfig
+MethodConfig = (
+    TinyAdcConfig | LevelSumConfig | MagnitudeConfig | DenseConfig | StructuredConfig | XmaConfig
+)
 """The settings of any method."""
 
 
@@ -57,6 +62,7 @@ METHODS: dict[str, MethodEntry] = {
     "level-sum": MethodEntry(LevelSumConfig, LevelSumMethod, LevelSumMethod.settings),
     "magnitude": MethodEntry(MagnitudeConfig, Magnitude, Magnitude.settings),
     "structured": MethodEntry(StructuredConfig, Structured, Structured.settings),
+    "xma": MethodEntry(XmaConfig, Xma, Xma.settings),
     "dense": MethodEntry(DenseConfig, Dense, Dense.settings),
 }
 
