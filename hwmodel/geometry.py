@@ -74,7 +74,7 @@ class MappedLayer:
     replication: int = 1
     """Copies of the layer's crossbars, which share its positions between them."""
     mask_bits: int = 0
-    """Bits of one code of its shift mask (`hwmodel.segment_mask`), which every conversion is
+    """Bits of one factor of its shift mask (`hwmodel.segment_mask`), which every conversion is
     shifted by; 0: no mask."""
 
     def __post_init__(self) -> None:

@@ -1,13 +1,14 @@
 """Shift masks: what a task multiplies the readings of a frozen layer's segments by.
 
-A mask holds one code for each segment of the weight matrix (tile x output; all polarities and bit
-slices of an output share it): *off*, or how far the ADC's results are shifted to the left before
-shift-and-add. Cells stay as they are, and with them the certificate. Segments that are off need no
-conversion. Fractional levels are shifts relative to the smallest one, which the layer's digital
-scale absorbs, so that everything stays an integer.
+A mask holds one factor for each segment of the weight matrix (tile x output; all polarities and bit
+slices of an output share it): 0, or a power of two with a sign. The ADC's results are shifted to
+the left by it before shift-and-add, and subtracted instead of added where it is negative, as the
+results of a differential pair's negative bitlines are anyway. Cells stay as they are, and with them
+the certificate. Segments with factor 0 need no conversion. Fractional levels are factors relative
+to the smallest one, which the layer's digital scale absorbs, so that everything stays an integer.
 
 Source: XMA (DAC 2022), one shift-based level per crossbar column and task. differs: the column is
-one segment of the weight, so that slices and polarities share a code.
+one segment of the weight, so that slices and polarities share a factor; factors may be negative.
 """
 
 from dataclasses import dataclass
@@ -21,10 +22,8 @@ from hwmodel.errors import MappingError
 from hwmodel.geometry import tile_count
 from hwmodel.mapping import MatrixLayout, StoredBitlines, from_segments, to_segments
 
-__all__ = ["OFF", "SegmentMask", "spread_segments"]
+__all__ = ["MAX_SHIFT", "SegmentMask", "spread_segments"]
 
-OFF = -1
-"""The code of a segment whose readings count for nothing."""
 MAX_SHIFT = 14
 """Largest shift: 16-bit weights then still fit 32-bit integers."""
 
@@ -34,54 +33,55 @@ class SegmentMask:
     """One task's mask of one layer.
 
     Attributes:
-        shifts: int8 `[groups, tiles, packed outputs]`, `OFF` or 0 to `MAX_SHIFT`.
-        bits: bits of memory that one code takes.
+        factors: int16 `[groups, tiles, packed outputs]`, 0 or +-1, +-2, +-4, ..., +-2^`MAX_SHIFT`.
+        bits: bits of memory that one factor takes.
 
     Raises:
-        MappingError: codes of another type, shape or range, or too few bits for them.
+        MappingError: factors of another type, shape or value, or too few bits for them.
     """
 
-    shifts: Tensor
+    factors: Tensor
     bits: int
 
     def __post_init__(self) -> None:
-        shifts = self.shifts
-        if shifts.dtype != torch.int8 or shifts.ndim != 3:
+        factors = self.factors
+        if factors.dtype != torch.int16 or factors.ndim != 3:
             raise MappingError(
-                f"a shift mask is {shifts.dtype} of shape {tuple(shifts.shape)}; "
-                "allowed: int8 [groups, tiles, outputs]"
+                f"a shift mask is {factors.dtype} of shape {tuple(factors.shape)}; "
+                "allowed: int16 [groups, tiles, outputs]"
             )
-        if shifts.numel() and not OFF <= int(shifts.min()) <= int(shifts.max()) <= MAX_SHIFT:
+        size = factors.int().abs()
+        wrong = ((size & (size - 1)) != 0) | (size > 1 << MAX_SHIFT)
+        if bool(wrong.any()):
             raise MappingError(
-                f"shifts from {int(shifts.min())} to {int(shifts.max())}; "
-                f"allowed: {OFF} (off) to {MAX_SHIFT}"
+                f"a shift mask holds {int(factors[wrong][0])}; "
+                f"allowed: 0 and powers of two up to 2^{MAX_SHIFT}, of either sign"
             )
-        different = len(torch.unique(shifts))
+        different = len(torch.unique(factors))
         if not 1 <= self.bits <= 8 or different > 1 << self.bits:
             raise MappingError(
-                f"{self.bits} bits for {different} different codes of a shift mask; "
+                f"{self.bits} bits for {different} different factors of a shift mask; "
                 "allowed: enough for them, 1 to 8"
             )
 
     @property
     def memory_bits(self) -> int:
         """Bits of memory that the mask takes."""
-        return self.bits * self.shifts.numel()
-
-    @property
-    def factors(self) -> Tensor:
-        """What each segment is multiplied by, int64 `[groups, tiles, packed outputs]`."""
-        shifts = self.shifts.long()
-        return torch.where(shifts == OFF, 0, 1 << shifts.clamp(min=0))
+        return self.bits * self.factors.numel()
 
     @property
     def on(self) -> Tensor:
         """Which segments count, bool `[groups, tiles, packed outputs]`."""
-        return self.shifts != OFF
+        return self.factors != 0
+
+    @property
+    def largest(self) -> int:
+        """The largest factor's size; 1 for an empty mask or one of zeros."""
+        return int(self.factors.int().abs().max().clamp(min=1)) if self.factors.numel() else 1
 
     def to(self, device: torch.device | str) -> Self:
         """The same mask on a device."""
-        return type(self)(shifts=self.shifts.to(device), bits=self.bits)
+        return type(self)(factors=self.factors.to(device), bits=self.bits)
 
     def check_shape(self, layer: str, layout: MatrixLayout, spec: CrossbarSpec) -> None:
         """Refuses a mask of another layer.
@@ -91,9 +91,9 @@ class SegmentMask:
         """
         tiles = tile_count(layout.packed_rows, spec)
         expected = (layout.groups, tiles, layout.packed_outputs)
-        if tuple(self.shifts.shape) != expected:
+        if tuple(self.factors.shape) != expected:
             raise MappingError(
-                f"{layer}: a shift mask of shape {tuple(self.shifts.shape)}; allowed: {expected}"
+                f"{layer}: a shift mask of shape {tuple(self.factors.shape)}; allowed: {expected}"
             )
 
     def apply(self, matrix: Tensor, wordlines: int) -> Tensor:

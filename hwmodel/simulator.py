@@ -59,7 +59,7 @@ def simulate(
         adc_bits: resolution of all bit slices, or of each, least significant first.
         layout: what is left of the layer after structured pruning (default: all of it).
         nonideality: the device (default: ideal).
-        mask: what the ADCs' results are shifted by (default: nothing).
+        mask: what the ADCs' results are multiplied by (default: nothing).
         every_reading: simulate each ADC reading even where there is a shorter way.
 
     Returns:
@@ -104,7 +104,7 @@ class CrossbarSimulator:
         adc_bits: resolution of all bit slices, or of each, least significant first.
         layout: what is left of the layer (default: all of it).
         nonideality: the device (default: ideal).
-        mask: what the ADCs' results are shifted by (default: nothing).
+        mask: what the ADCs' results are multiplied by (default: nothing).
 
     Raises:
         MappingError: weights that cannot be stored, a mask of another layer, or a resolution count
@@ -246,8 +246,8 @@ class _Lines:
         cells: conductances in level units `[groups, tiles, bitlines, height]`, 0 on segments that
             are not converted; float32 or float64, whichever holds all sums of one output line.
         ceilings: largest code `[groups, tiles, 1, bitlines]`, 0 where nothing is converted.
-        factors: what a reading is multiplied by, -1 for a flipped segment and a power of two under
-            a mask, `[groups, tiles, 1, bitlines]`; None if all are 1.
+        factors: what a reading is multiplied by, -1 for a flipped segment, times that of its mask,
+            `[groups, tiles, 1, bitlines]`; None if all are 1.
         powers: weight of each line of an output, float64 `[bitlines per output]`.
         signed: the same per segment with its factor, float64 `[groups, tiles, bitlines]`.
         constants: what each unit of a tile's input sum adds to an output whatever the cells hold
@@ -268,7 +268,7 @@ class _Lines:
         levels = effective_levels(stored.levels, spec, crossbars.nonideality)
         levels *= converted[..., None]
         largest = stored.levels.shape[1] * self.height * ((1 << spec.cell_bits) - 1)
-        largest *= 1 if mask is None else max(1, int(mask.factors.max()))
+        largest *= 1 if mask is None else mask.largest
         dtype = _exact_dtype(largest * ((1 << (spec.dac_bits * spec.cycle_count)) - 1))
         self.cells = levels[..., : self.height].to(dtype).contiguous()
         codes = [(1 << bits) - 1 for bits in crossbars.adc_bits_per_slice]

@@ -229,7 +229,7 @@ def _layer_tensors(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any
             if kept is not None:
                 tensors[f"{name}.{key}"] = kept.cpu().contiguous()
         if layer.mask is not None:
-            tensors[f"{name}.segment_shifts"] = layer.mask.shifts.cpu().contiguous()
+            tensors[f"{name}.segment_factors"] = layer.mask.factors.cpu().contiguous()
         certificate = layer.certify()
         described[name] = {
             "spec": layer.spec.to_json(),
@@ -305,14 +305,14 @@ def _read_layer(
         geometry=None
         if geometry is None
         else ConvGeometry(**{key: tuple(value) for key, value in geometry.items()}),
-        mask=_read_mask(tensors.get(f"{name}.segment_shifts"), fields.get("mask_bits", 0)),
+        mask=_read_mask(tensors.get(f"{name}.segment_factors"), fields.get("mask_bits", 0)),
     )
 
 
-def _read_mask(shifts: Tensor | None, bits: int) -> SegmentMask | None:
-    """A layer's mask; the manifest says how wide a code is, or 0 where there is none."""
-    if shifts is None and bits == 0:
+def _read_mask(factors: Tensor | None, bits: int) -> SegmentMask | None:
+    """A layer's mask; the manifest says how many bits a factor takes, or 0 where there is none."""
+    if factors is None and bits == 0:
         return None
-    if shifts is None:
-        raise KeyError("segment_shifts")
-    return SegmentMask(shifts=shifts, bits=bits)
+    if factors is None:
+        raise KeyError("segment_factors")
+    return SegmentMask(factors=factors, bits=bits)

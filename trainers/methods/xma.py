@@ -1,21 +1,21 @@
 """XMA: one frozen backbone, and a shift mask per task instead of new weights.
 
 The cells keep the backbone's integers. A task multiplies what each crossbar segment reads by a
-level of its own out of {0, 1/4, 1/2, 1, 2}: a digital shift of the ADC's result before
+level of its own, 0 or a power of two with a sign: a digital shift of the ADC's result before
 shift-and-add. Real masks are trained straight through the nearest level, together with biases,
 batch norm and the head (the last layer, which is the task's own). `granularity = "element"` is the
 rival, a Piggyback-style binary mask on every weight, for which cells are programmed anew; one level
 alone leaves nothing but the head to train.
 
 Source: XMA (DAC 2022); Piggyback (Mallya et al., ECCV 2018) for training real masks straight
-through. differs: the paper's levels and thresholds are not public, so the levels are those that
-its mask memory allows, each real mask takes the nearest one (no thresholds to choose), and biases
-are trained because networks without batch norm would otherwise have nothing in its place.
+through. differs: the paper's levels and thresholds are not public, so the levels are what 3 bits
+can say, negative ones among them, and each real mask takes the nearest one (no thresholds to
+choose); biases are trained because networks without batch norm would have nothing in its place.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import log2
+from math import frexp
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import ConfigError, ConstraintError
 from hwmodel.geometry import tile_count
 from hwmodel.mapping import MatrixLayout, to_segments
-from hwmodel.segment_mask import MAX_SHIFT, OFF, SegmentMask, spread_segments
+from hwmodel.segment_mask import MAX_SHIFT, SegmentMask, spread_segments
 from trainers.config import check_choice, check_number
 from trainers.constraints import Constraint, Unconstrained
 from trainers.level_sum import per_output
@@ -35,8 +35,9 @@ from trainers.tracing import CrossbarModule
 
 __all__ = ["FrozenCells", "Xma", "XmaConfig"]
 
-SEGMENT_LEVELS = (0.0, 0.25, 0.5, 1.0, 2.0)
-"""Five levels, 3 bits: what XMA's share of Piggyback's mask memory, 3.4 %, suggests. Assumed."""
+SEGMENT_LEVELS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
+"""Eight levels, 3 bits: the width that XMA's share of Piggyback's mask memory, 3.4 %, suggests.
+Assumed; negative levels are ours and cost a subtraction in the place of an addition."""
 ELEMENT_LEVELS = (0.0, 1.0)
 """Piggyback's binary mask."""
 _MOVES = "mask_moves"
@@ -55,11 +56,13 @@ class XmaConfig:
     """`segment`: one level per crossbar segment, applied digitally; `element`: one per weight,
     which programs cells anew."""
     levels: tuple[float, ...] | None = None
-    """What a mask can be, ascending: 0 or powers of two, 1 among them (default: 0, 1/4, 1/2, 1, 2
-    per segment; 0, 1 per element, which can have no others). Only 1: no mask."""
-    mask_rate: float = 10.0
-    """How many times faster real masks move than weights do (under `adam`). Piggyback's rate of
-    1e-4 on masks that begin at 0.01 is 10 at a rate of 1e-3 on masks that begin at 1."""
+    """What a mask can be, ascending: 0 or powers of two of either sign, 1 among them (default: -2,
+    -1, -1/2, 0, 1/2, 1, 2, 4 per segment; 0, 1 per element, which can have no others). Only 1: no
+    mask, so that the head alone is trained."""
+    mask_rate: float = 100.0
+    """How many times faster real masks move than weights do (under `adam`), fitted on short runs of
+    400 steps at a rate of 1e-3, where it serves both granularities best. Piggyback's 1e-4 on masks
+    that begin at 0.01 would be 10, and needs its 30 epochs."""
 
     def __post_init__(self) -> None:
         check_choice("method.granularity", self.granularity, ("segment", "element"))
@@ -81,18 +84,16 @@ class XmaConfig:
 
     @property
     def lowest_level(self) -> float:
-        """The lowest level above 0, which shifts are counted from."""
-        return min(level for level in self.chosen_levels if level > 0)
+        """The size of the smallest level but 0, which shifts are counted from."""
+        return min(abs(level) for level in self.chosen_levels if level)
 
     def _check_levels(self, levels: tuple[float, ...]) -> None:
-        allowed = "allowed: ascending, 0 or powers of two, 1 among them"
         said = f"method.levels is {list(levels)}"
-        powers = [log2(level) for level in levels if level > 0]
-        if list(levels) != sorted(set(levels)) or min(levels, default=-1) < 0 or 1 not in levels:
-            raise ConfigError(f"{said}; {allowed}")
-        if any(power != round(power) for power in powers):
-            raise ConfigError(f"{said}; {allowed}")
-        if powers[-1] - powers[0] > MAX_SHIFT:
+        sizes = [abs(level) for level in levels if level]
+        powers = all(frexp(size)[0] == 0.5 for size in sizes)
+        if list(levels) != sorted(set(levels)) or 1 not in levels or not powers:
+            raise ConfigError(f"{said}; allowed: ascending, 0 or powers of two, 1 among them")
+        if max(sizes) / min(sizes) > 1 << MAX_SHIFT:
             raise ConfigError(f"{said}; allowed: at most {MAX_SHIFT} doublings between them")
         if self.granularity == "element" and not set(levels) <= set(ELEMENT_LEVELS):
             raise ConfigError(f"{said}; allowed per element: 0 and 1, what cells can do")
@@ -217,16 +218,11 @@ class Xma(Method):
         return self.cells[name], self.scales[name] * self.config.lowest_level
 
     def segment_mask(self, name: str) -> SegmentMask | None:
-        """The task's shifts of a frozen layer, relative to the lowest level above 0."""
+        """The task's factors of a frozen layer, relative to the smallest level but 0."""
         if name not in self.masks or self.config.granularity == "element":
             return None
-        lowest = self.config.lowest_level
-        codes = [
-            OFF if level == 0 else int(log2(level / lowest)) for level in self.config.chosen_levels
-        ]
-        nearest = self.masks[name].nearest()
-        shifts = torch.tensor(codes, dtype=torch.int8, device=nearest.device)[nearest]
-        return SegmentMask(shifts=shifts, bits=self.config.mask_bits)
+        factors = (self.masks[name].level() / self.config.lowest_level).to(torch.int16)
+        return SegmentMask(factors=factors, bits=self.config.mask_bits)
 
     @property
     def mask_memory_bits(self) -> int:
@@ -298,7 +294,7 @@ class Xma(Method):
         return spread_segments(level, self.layouts[name], wordlines, shape)
 
     def _gather(self, name: str, values: Tensor) -> Tensor:
-        """Sums `[outputs, inputs, ...]` over the weights of each mask: gradients, `_spread` undone."""
+        """Sums `[outputs, inputs, ...]` over the weights of each mask, as gradients of it do."""
         if self.config.granularity == "element":
             return values
         matrix = self.layouts[name].pack(values)
