@@ -39,7 +39,7 @@ def _masked_by_hand(layer: Layer, mask: SegmentMask) -> Tensor:
     return matrix
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(layer=layers(), data=st.data())
 def test_every_reading_shifted_gives_the_masked_integer_product(
     layer: Layer, data: st.DataObject
@@ -56,7 +56,7 @@ def test_every_reading_shifted_gives_the_masked_integer_product(
         assert torch.equal(crossbars(inputs_q, every_reading=every_reading), expected)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(layer=layers(), data=st.data())
 def test_clipped_readings_are_shifted_alike_on_both_simulated_paths(
     layer: Layer, data: st.DataObject
@@ -84,7 +84,7 @@ def test_clipped_readings_are_shifted_alike_on_both_simulated_paths(
         assert torch.equal(quick, slow)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(layer=layers(), data=st.data())
 def test_segments_that_are_off_are_not_converted(layer: Layer, data: st.DataObject) -> None:
     mask = data.draw(masks(layer), label="mask")
@@ -100,7 +100,7 @@ def test_segments_that_are_off_are_not_converted(layer: Layer, data: st.DataObje
     assert mask.segments_read(stored, layer.spec) == tuple(counts)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(layer=layers(), data=st.data())
 def test_spread_puts_each_segments_value_at_its_weights(layer: Layer, data: st.DataObject) -> None:
     mask = data.draw(masks(layer), label="mask")
