@@ -10,6 +10,7 @@ owner. All units are SI.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -27,10 +28,12 @@ from hwmodel.cost_report import (
     ratio,
 )
 from hwmodel.crossbar import CrossbarSpec
-from hwmodel.digital import AnyLayer, DigitalArray, DigitalLayer, split_layers
+from hwmodel.digital import DigitalArray
 from hwmodel.errors import ConfigError
 from hwmodel.geometry import MappedLayer
+from hwmodel.layers import AnyLayer, DigitalLayer, split_layers
 from hwmodel.nameplate import roll_up_peak
+from hwmodel.pipeline import balance_pipeline
 from hwmodel.policies import POLICIES, assign_types, linear_share, read_policy
 from hwmodel.price_list import LayerUse, PriceList, Readers, layer_use, price_list
 
@@ -70,9 +73,12 @@ class CostModel:
         policy: one of `POLICIES`, or `tile_types:K` with another K (see `hwmodel.policies`).
         provisioning: one of `PROVISIONINGS`; workload mode only.
         include_io: charge the chip's links in workload mode (whole, whatever the provisioning).
+        replication: workload mode only; crossbars that a network may fill with copies of its
+            slow layers, as a multiple of its own (1: no copies). Layers that come with copies keep
+            them where it is 1.
 
     Raises:
-        ConfigError: an unknown policy or provisioning.
+        ConfigError: an unknown policy or provisioning, or a replication below 1.
     """
 
     def __init__(
@@ -82,7 +88,10 @@ class CostModel:
         policy: str = "layer",
         provisioning: str = "share",
         include_io: bool = False,
+        replication: float = 1.0,
     ) -> None:
+        if not 1 <= replication < math.inf:
+            raise ConfigError(f"replication is {replication!r}; allowed: a finite number, 1 up")
         if provisioning not in PROVISIONINGS:
             allowed = ", ".join(PROVISIONINGS)
             raise ConfigError(f"provisioning is {provisioning!r}; allowed: {allowed}")
@@ -92,6 +101,7 @@ class CostModel:
         self.policy = policy
         self.provisioning = provisioning
         self.include_io = include_io
+        self.replication = replication
         self._prices: dict[CrossbarSpec, PriceList] = {}
         self._adcs: dict[tuple[int, float], AdcCost] = {}
         self._shares: dict[AdcCost, float] = {}
@@ -110,6 +120,9 @@ class CostModel:
         Source: ISAAC (ISCA 2016) for the cycles, the pipeline and one ADC per crossbar.
         """
         mapped, digital = split_layers(layers)
+        if self.replication > 1:
+            own = sum(replace(layer, replication=1).crossbars for layer in mapped)
+            mapped = balance_pipeline(mapped, self.preset, int(self.replication * own))
         prices = self._price_lists(mapped)
         bits, by_slice = self.preset.output_bits, self._policy.by_slice
         uses = [
@@ -165,6 +178,7 @@ class CostModel:
             policy or self.policy,
             self.provisioning,
             self.include_io,
+            self.replication,
         )
 
     def digital_array(self, layers: Sequence[DigitalLayer]) -> DigitalArray:

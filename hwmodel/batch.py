@@ -3,7 +3,7 @@
 Nothing loops over crossbars, layers or candidates: prices per kind of crossbar and per ADC
 resolution are looked up, everything else is arithmetic on `[candidates, layers]` arrays. Work goes
 on in blocks of `BLOCK` candidate-layers, so that it needs at most `WORK_BYTES` (4 MiB) beside the
-batch itself (64 bytes per candidate and layer) and its totals (104 bytes per candidate).
+batch itself (72 bytes per candidate and layer) and its totals (104 bytes per candidate).
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,10 @@ from hwmodel.adc.base import MAX_ADC_BITS
 from hwmodel.batch_plan import ARRAYS, CandidateBatch, Integers, crossbar_choices
 from hwmodel.components import EVENTS
 from hwmodel.cost_report import CostTotals
-from hwmodel.digital import DigitalArray, DigitalLayer
+from hwmodel.digital import DigitalArray
 from hwmodel.errors import ConfigError
 from hwmodel.geometry import LayerShape
+from hwmodel.layers import DigitalLayer
 from hwmodel.price_list import NO_EVENT, PriceList
 
 __all__ = [
@@ -112,13 +113,18 @@ class BatchCostModel:
         model: preset, law, provisioning and policy, one of layer, chip_max and early_stop.
 
     Raises:
-        ConfigError: a policy that needs more than a layer's worst resolution.
+        ConfigError: a policy that needs more than a layer's worst resolution, or a replication that
+            the model would choose for each candidate.
     """
 
     def __init__(self, model: CostModel) -> None:
         if model.policy not in _POLICIES:
             allowed = ", ".join(_POLICIES)
             raise ConfigError(f"ADC policy of a batch is {model.policy!r}; allowed: {allowed}")
+        if model.replication != 1:
+            raise ConfigError(
+                f"replication of a batch is {model.replication!r}; allowed: 1, copies are in it"
+            )
         self.model = model
 
     def evaluate(self, batch: CandidateBatch, digital: Sequence[DigitalLayer] = ()) -> BatchTotals:
@@ -309,12 +315,14 @@ def _use(
     units = groups * tiles * across * (part["unit_line_bits"] > 0)
     lines = part["segments"] + units
     read = (part["adc_bits"] > 0) & (lines > 0)
-    reads = positions * cycles * read
-    values = groups * outputs * positions * read
-    fetched = groups * rows * positions * value_bytes * read
+    reads = positions * part["rotations"] * cycles * read
+    inputs = groups * np.minimum(rows, [shape.rows for shape in shapes])
+    computed = np.minimum(outputs * part["rotations"], [shape.outputs for shape in shapes])
+    values = groups * computed * positions * read
+    fetched = inputs * positions * value_bytes * read
     written = values * value_bytes
     partial = values * tiles * (output_bits / 8)
-    line_cycles = groups * rows * reads
+    line_cycles = inputs * reads
     events = (
         lines * reads,
         line_cycles * across,
@@ -328,9 +336,8 @@ def _use(
         np.zeros(values.shape),  # a batch has no shift masks
     )
     passes = -(-positions // part["replication"])
-    return _Use(
-        crossbars.astype(np.float64), read, passes * cycles * tables.cycle_s[spec] * read, events
-    )
+    time_s = passes * part["rotations"] * cycles * tables.cycle_s[spec] * read
+    return _Use(crossbars.astype(np.float64), read, time_s, events)
 
 
 def _crossbars(

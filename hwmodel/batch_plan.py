@@ -1,6 +1,6 @@
 """Thousands of candidates as arrays: what `MappedLayer` says of one layer, layer by layer.
 
-Every array is `[candidates, layers]`, int64, and there are eight of them: a batch takes 64 bytes
+Every array is `[candidates, layers]`, int64, and there are nine of them: a batch takes 72 bytes
 per candidate and layer, and planning one about 210 while it lasts.
 """
 
@@ -28,6 +28,7 @@ ARRAYS = (
     "segments",
     "nonzeros",
     "replication",
+    "rotations",
 )
 """The arrays of a batch."""
 
@@ -56,6 +57,8 @@ class CandidateBatch:
     nonzeros: Integers
     """Non-zero weights of the layer."""
     replication: Integers
+    rotations: Integers
+    """Reads of one position; above 1 for a circulant layer, whose blocks may pad its sizes."""
 
     def __post_init__(self) -> None:
         size = (len(self.spec), len(self.shapes))
@@ -64,11 +67,13 @@ class CandidateBatch:
             if found != size:
                 raise MappingError(f"batch: {name} has shape {found}; allowed: {size}")
         layers = self.shapes
+        padded = np.where(self.rotations > 1, 2, 1)
         limits: dict[str, tuple[int, ArrayLike]] = {
             "spec": (0, len(self.specs) - 1),
-            "rows": (0, np.array([shape.rows for shape in layers])),
-            "outputs": (0, np.array([shape.outputs for shape in layers])),
+            "rows": (0, padded * np.array([shape.rows for shape in layers])),
+            "outputs": (0, padded * np.array([shape.outputs for shape in layers])),
             "replication": (1, np.array([shape.positions for shape in layers])),
+            "rotations": (1, np.inf),
         }
         for name in ARRAYS:
             low, high = limits.get(name, (0, np.inf))
@@ -79,7 +84,7 @@ class CandidateBatch:
                 raise MappingError(
                     f"batch: {name} is {values[row, layer]} in candidate {row}, layer "
                     f"{layers[layer].name}; allowed: {low} to "
-                    f"{np.broadcast_to(high, (len(layers),))[layer]:g}"
+                    f"{np.broadcast_to(high, size)[row, layer]:g}"
                 )
 
     def __len__(self) -> int:
@@ -126,6 +131,7 @@ class CandidateBatch:
             spec: which of them, `[candidates, layers]`.
             **chosen: `rows`, `outputs` (default: all), `nonzeros` (most per segment and polarity;
                 default: no bound) and `replication` (default: 1), each broadcast to `spec`.
+                Circulant layers are planned singly (`hwmodel.circulant`) and come in by `of`.
 
         Raises:
             MappingError: what `plan_layer` would refuse.
@@ -152,6 +158,7 @@ class CandidateBatch:
             rows=arrays["rows"],
             outputs=arrays["outputs"],
             replication=arrays["replication"],
+            rotations=np.ones_like(index),
             **_worst_case(shapes, specs, index, arrays),
         )
 
@@ -200,6 +207,7 @@ def _facts(layer: MappedLayer, kinds: dict[CrossbarSpec, int]) -> tuple[int, ...
         sum(layer.segments_per_slice),
         layer.nonzeros,
         layer.replication,
+        layer.rotations,
     )
 
 

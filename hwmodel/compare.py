@@ -7,8 +7,8 @@ from typing import Any
 from hwmodel.accelerator import CostModel
 from hwmodel.adc import ADC_LAWS, AdcLaw
 from hwmodel.cost_report import CostReport, quotient
-from hwmodel.digital import AnyLayer
 from hwmodel.errors import OutOfRangeError
+from hwmodel.layers import AnyLayer
 from hwmodel.policies import POLICIES
 
 __all__ = ["breakdown", "dominant", "under_laws", "under_policies"]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from hwmodel.components import LEVELS
-from hwmodel.digital import DigitalLayer
+from hwmodel.layers import DigitalLayer
 
 __all__ = [
     "CostNode",

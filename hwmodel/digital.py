@@ -1,50 +1,13 @@
-"""Layers that no crossbar holds: multiplied digitally, by one MAC array beside the tiles."""
+"""What layers cost that no crossbar holds: one digital MAC array beside the tiles."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from hwmodel.errors import ConfigError, MappingError
-from hwmodel.geometry import MappedLayer
+from hwmodel.errors import ConfigError
+from hwmodel.layers import DigitalLayer
 
-__all__ = [
-    "AnyLayer",
-    "DigitalArray",
-    "DigitalLayer",
-    "DigitalUnit",
-    "layer_from_json",
-    "split_layers",
-]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DigitalLayer:
-    """What the cost model needs to know of such a layer.
-
-    Raises:
-        MappingError: a negative count.
-    """
-
-    name: str
-    macs: int
-    """Multiply-accumulates of one inference."""
-    weights: int
-    """Weights that are stored."""
-
-    def __post_init__(self) -> None:
-        if min(self.macs, self.weights) < 0:
-            raise MappingError(
-                f"{self.name}: {self.macs} multiply-accumulates, {self.weights} weights; "
-                "allowed: 0 up"
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain fields, as `layer_from_json` reads them."""
-        return asdict(self)
-
-
-AnyLayer = MappedLayer | DigitalLayer
-"""A layer of a network, wherever it is computed."""
+__all__ = ["DigitalArray", "DigitalUnit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,14 +87,3 @@ class DigitalArray(NamedTuple):
     def energy_j(self) -> float:
         """Array and weights, one inference."""
         return self.mac_energy_j + self.weight_energy_j
-
-
-def split_layers(layers: Sequence[AnyLayer]) -> tuple[list[MappedLayer], list[DigitalLayer]]:
-    """The layers on crossbars and the digital ones, each in their order."""
-    mapped = [layer for layer in layers if isinstance(layer, MappedLayer)]
-    return mapped, [layer for layer in layers if isinstance(layer, DigitalLayer)]
-
-
-def layer_from_json(fields: Mapping[str, Any]) -> AnyLayer:
-    """The layer that its `to_json` wrote."""
-    return DigitalLayer(**fields) if "macs" in fields else MappedLayer.from_json(fields)

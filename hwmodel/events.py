@@ -4,8 +4,10 @@ Inputs leave the buffer once per position (im2col, no reuse between positions) a
 the bus serves all crossbars side by side; each of these keeps its own copy in its register. Each
 crossbar returns its own partial sums; finished outputs are as wide as inputs and cross one router.
 Every cell of the layer's matrix counts in a cycle, be it zero or not, cells outside it do not.
-Copies of a layer share its positions, so that they change no count. A layer with a shift mask
-shifts every conversion once. All of this is assumed; conversions are exact.
+Copies of a layer share its positions, so that they change no count. The rotated inputs of a
+circulant layer come out of its register, so that they are fetched once; turning them costs nothing
+here. A layer with a shift mask shifts every conversion once. All of this is assumed; conversions
+are exact.
 """
 
 from hwmodel.components import EVENTS
@@ -60,9 +62,9 @@ def event_row(
         output_bits: width of a partial sum.
     """
     shape, positions = layer.shape, layer.shape.positions
-    inputs = shape.groups * layer.rows
-    values = shape.groups * layer.outputs * positions
-    line_cycles = inputs * positions * cycles
+    inputs = shape.groups * min(layer.rows, shape.rows)
+    values = shape.groups * layer.computed_outputs * positions
+    line_cycles = inputs * positions * layer.rotations * cycles
     fetched = inputs * positions * layer.spec.input_bits / 8
     written = values * layer.spec.input_bits / 8
     partial = values * tile_count(layer.rows, layer.spec) * output_bits / 8

@@ -36,11 +36,22 @@ class LayerShape:
     groups: int = 1
     positions: int = 1
     """Output positions of one inference: `H_out * W_out`, or 1 for a linear layer."""
+    kernel: int = 1
+    """Kernel height x width; 1 for a linear layer."""
 
     def __post_init__(self) -> None:
-        for what in ("rows", "outputs", "groups", "positions"):
+        for what in ("rows", "outputs", "groups", "positions", "kernel"):
             if getattr(self, what) < 1:
                 raise MappingError(f"{self.name}: {what} is {getattr(self, what)}; allowed: 1 up")
+        if self.rows % self.kernel:
+            raise MappingError(
+                f"{self.name}: kernel is {self.kernel}; allowed: a divisor of its rows, {self.rows}"
+            )
+
+    @property
+    def inputs(self) -> int:
+        """Input channels per group, or the inputs of a linear layer."""
+        return self.rows // self.kernel
 
     @property
     def weights(self) -> int:
@@ -60,9 +71,10 @@ class MappedLayer:
     shape: LayerShape
     spec: CrossbarSpec
     rows: int
-    """Rows per group that are left after structured pruning and re-packing."""
+    """Rows per group that are left after structured pruning and re-packing, or that a circulant
+    layer stores: whole blocks, so perhaps more than the layer's own."""
     outputs: int
-    """Outputs per group that are left."""
+    """Outputs per group that are left, or that a circulant layer stores."""
     adc_bits_per_slice: tuple[int, ...]
     """ADC resolution that each bit slice needs, least significant first; 0: never read."""
     segments_per_slice: tuple[int, ...]
@@ -73,6 +85,9 @@ class MappedLayer:
     """ADC resolution of the unit bitline that reads the sum of the inputs (flipped only)."""
     replication: int = 1
     """Copies of the layer's crossbars, which share its positions between them."""
+    rotations: int = 1
+    """Reads that one position takes: a circulant layer stores part of its outputs and yields the
+    others for rotated inputs (`hwmodel.circulant`)."""
     mask_bits: int = 0
     """Bits of one factor of its shift mask (`hwmodel.segment_mask`), which every conversion is
     shifted by; 0: no mask."""
@@ -83,6 +98,8 @@ class MappedLayer:
                 f"{self.shape.name}: replication is {self.replication}; "
                 f"allowed: 1 to its positions, {self.shape.positions}"
             )
+        if self.rotations < 1:
+            raise MappingError(f"{self.shape.name}: rotations is {self.rotations}; allowed: 1 up")
         sizes = (self.rows, self.outputs, self.nonzeros, self.unit_line_bits, self.mask_bits)
         if min(*sizes, *self.adc_bits_per_slice, *self.segments_per_slice) < 0:
             raise MappingError(
@@ -129,6 +146,11 @@ class MappedLayer:
         return -(-self.shape.positions // self.replication)
 
     @property
+    def computed_outputs(self) -> int:
+        """Outputs per group that one position yields; what pads the last block is dropped."""
+        return min(self.outputs * self.rotations, self.shape.outputs)
+
+    @property
     def unit_lines(self) -> int:
         """Unit bitlines of one copy (flipped only): one per group in every crossbar of it."""
         if not self.unit_line_bits:
@@ -138,9 +160,9 @@ class MappedLayer:
 
     @property
     def conversions(self) -> int:
-        """ADC conversions of one inference: used segments x positions x input cycles."""
+        """ADC conversions of one inference: used segments x positions x rotations x cycles."""
         lines = sum(self.segments_per_slice) + self.unit_lines
-        return lines * self.shape.positions * self.spec.cycle_count
+        return lines * self.shape.positions * self.rotations * self.spec.cycle_count
 
     @property
     def utilisation(self) -> float:

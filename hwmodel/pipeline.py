@@ -52,7 +52,7 @@ def balance_pipeline(
 
 def _read_s(layer: MappedLayer, preset: Preset) -> float:
     """Seconds of one position."""
-    return layer.spec.cycle_count * preset.cycle_time_s(layer.spec)
+    return layer.rotations * layer.spec.cycle_count * preset.cycle_time_s(layer.spec)
 
 
 def _paces_s(layer: MappedLayer, preset: Preset) -> set[float]:

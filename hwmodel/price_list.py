@@ -128,7 +128,7 @@ def layer_use(
     each = layer.replication * crossbar_count(shape.groups, layer.rows, outputs, spec, lines)
     across = -(-outputs // (spec.bitlines // lines))
     units = shape.groups * layer.tiles * across if layer.unit_line_bits else 0
-    reads, bits = shape.positions * prices.cycles, layer.adc_bits
+    reads, bits = shape.positions * layer.rotations * prices.cycles, layer.adc_bits
     if by_slice:
         readers = _slice_readers(layer, each, units, reads)
         conversions = sum(part.conversions for part in readers)
@@ -145,7 +145,7 @@ def layer_use(
         bitlines_per_output=prices.bitlines_per_output,
         output_bits=output_bits,
     )
-    time_s = layer.passes * prices.cycles * prices.cycle_s
+    time_s = layer.passes * layer.rotations * prices.cycles * prices.cycle_s
     return LayerUse(each * parts, time_s, bits, readers, (*events, 0))
 
 

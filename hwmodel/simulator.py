@@ -12,10 +12,9 @@ ways to the same result:
 * *every reading*: where levels are no integers or readings are noisy, each reading is rounded on
   its own and nothing can be joined before.
 
-Tests hold the three against each other. Products run in float32 where every possible sum is below
-2^24, else in float64 (below 2^53): integers in that range are exact in any order of summation, on a
-CPU as on a GPU. Vectors are taken in chunks, so that working memory does not grow with their
-number.
+Tests hold the three against each other. Products run in the narrowest float that holds every
+possible sum (`hwmodel.exact`). Vectors are taken in chunks, so that working memory does not grow
+with their number.
 """
 
 from collections.abc import Sequence
@@ -27,14 +26,13 @@ from torch import Tensor
 from hwmodel.certificate import certify_bitlines
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import MappingError
+from hwmodel.exact import exact_dtype, exact_product
 from hwmodel.mapping import MatrixLayout, from_segments, to_bitlines, to_segments
 from hwmodel.nonideality import Nonideality, effective_levels
 from hwmodel.segment_mask import SegmentMask
 
-__all__ = ["CrossbarSimulator", "exact_product", "simulate"]
+__all__ = ["CrossbarSimulator", "simulate"]
 
-_FLOAT32_EXACT = 1 << 24
-_FLOAT64_EXACT = 1 << 53
 _READINGS_AT_ONCE = 1 << 20
 """Readings held in memory at a time: 4 MB in float32, about what a processor caches."""
 
@@ -73,19 +71,6 @@ def simulate(
         weight_q, spec, adc_bits, layout=layout, nonideality=nonideality, mask=mask
     )
     return simulator(inputs_q, every_reading=every_reading)
-
-
-def exact_product(inputs_q: Tensor, matrix_q: Tensor, input_limit: int) -> Tensor:
-    """The integer product `[groups, vectors, outputs]`, as float32 or float64 of exact integers.
-
-    Args:
-        inputs_q: integers `[groups, vectors, rows]` within `0..input_limit`, any dtype.
-        matrix_q: integer weights `[groups, outputs, rows]`.
-        input_limit: largest input.
-    """
-    largest = matrix_q.long().abs().sum(dim=-1).max() if matrix_q.numel() else 0
-    dtype = _exact_dtype(int(largest) * input_limit)
-    return inputs_q.to(dtype) @ matrix_q.to(dtype).transpose(1, 2)
 
 
 class CrossbarSimulator:
@@ -153,7 +138,7 @@ class CrossbarSimulator:
 
     def __call__(self, inputs_q: Tensor, *, every_reading: bool = False) -> Tensor:
         """Products as in `simulate`, int64 `[groups, vectors, packed outputs]`."""
-        self._check_inputs(inputs_q)
+        self._check_shape(inputs_q)
         groups, outputs, rows = self.matrix_q.shape
         tiles, bitlines = self.stored.levels.shape[1:3]
         size = (groups, inputs_q.shape[1], outputs)
@@ -169,6 +154,7 @@ class CrossbarSimulator:
         chunk = max(1, _READINGS_AT_ONCE // per_vector)
         chunks = zip(inputs_q.split(chunk, dim=1), results.split(chunk, dim=1), strict=True)
         for part, result in chunks:
+            self._check_range(part)
             result.copy_(work(part).round())
         return results
 
@@ -180,13 +166,14 @@ class CrossbarSimulator:
         """The integer product of the levels as they are, less what the ADCs cut off."""
         spec, lines = self.spec, self._lines
         total = exact_product(inputs_q, lines.matrix_q, spec.input_limit).double()
-        tiled = to_segments(inputs_q.int(), spec.wordlines)[..., : lines.height]
         for (group, tile), which in lines.cut_off.items():
-            cells = lines.cells[group, tile, which].T.contiguous()  # [height, segments]
+            first = tile * spec.wordlines
+            driven = inputs_q[group, :, first : first + lines.height].int()
+            cells = lines.cells[group, tile, which, : driven.shape[1]].T.contiguous()
             ceilings = lines.ceilings[group, tile, 0, which]
             lost = cells.new_zeros(inputs_q.shape[1], len(which))
             for cycle in range(spec.cycle_count):
-                digits = self._digits(tiled[group, tile], cycle)
+                digits = self._digits(driven, cycle)
                 over = (digits @ cells).sub_(ceilings).clamp_(min=0)
                 lost.add_(over, alpha=1 << (spec.dac_bits * cycle))
             weighted = lost.double() * lines.signed[group, tile, which]
@@ -214,24 +201,23 @@ class CrossbarSimulator:
         tile_sums = tiled.sum(dim=-1).double().transpose(1, 2)  # [groups, vectors, tiles]
         return joined.add_(tile_sums @ lines.constants)
 
-    def _digits(self, tiled: Tensor, cycle: int) -> Tensor:
+    def _digits(self, driven: Tensor, cycle: int) -> Tensor:
         """What the DACs drive in one cycle, in the type of the cells."""
-        digits = (tiled >> (self.spec.dac_bits * cycle)) & self.spec.digit_limit
+        digits = (driven >> (self.spec.dac_bits * cycle)) & self.spec.digit_limit
         return digits.to(self._lines.cells.dtype)
 
-    def _check_inputs(self, inputs_q: Tensor) -> None:
+    def _check_shape(self, inputs_q: Tensor) -> None:
         groups, _, rows = self.matrix_q.shape
         if inputs_q.ndim != 3 or inputs_q.shape[0] != groups or inputs_q.shape[2] != rows:
             raise MappingError(
                 f"inputs of shape {tuple(inputs_q.shape)}; allowed: [{groups}, vectors, {rows}]"
             )
-        if inputs_q.numel() == 0:
-            return
-        if inputs_q.is_floating_point():
+
+    def _check_range(self, inputs_q: Tensor) -> None:
+        if inputs_q.is_floating_point() and not torch.equal(inputs_q, inputs_q.round()):
             broken = inputs_q[inputs_q != inputs_q.round()]  # NaN differs from itself
-            if broken.numel():
-                raise MappingError(f"an input of {float(broken[0])}; allowed: integers")
-        low, high = int(inputs_q.min()), int(inputs_q.max())
+            raise MappingError(f"an input of {float(broken[0])}; allowed: integers")
+        low, high = (int(bound) for bound in inputs_q.aminmax())
         if low < 0 or high > self.spec.input_limit:
             raise MappingError(
                 f"inputs from {low} to {high}; allowed: 0 to {self.spec.input_limit}"
@@ -269,7 +255,7 @@ class _Lines:
         levels *= converted[..., None]
         largest = stored.levels.shape[1] * self.height * ((1 << spec.cell_bits) - 1)
         largest *= 1 if mask is None else mask.largest
-        dtype = _exact_dtype(largest * ((1 << (spec.dac_bits * spec.cycle_count)) - 1))
+        dtype = exact_dtype(largest * ((1 << (spec.dac_bits * spec.cycle_count)) - 1))
         self.cells = levels[..., : self.height].to(dtype).contiguous()
         codes = [(1 << bits) - 1 for bits in crossbars.adc_bits_per_slice]
         codes = codes * (outputs * spec.polarity_count)
@@ -321,13 +307,3 @@ class _Lines:
         over = worst > self.ceilings[:, :, 0]
         for group, tile in over.any(dim=-1).nonzero().tolist():
             self.cut_off[group, tile] = over[group, tile].nonzero().flatten()
-
-
-def _exact_dtype(largest: int) -> torch.dtype:
-    """The narrowest float that holds every integer up to `largest`."""
-    # A lower precision setting lets matrix products use TF32 or bfloat16 inside.
-    if largest < _FLOAT32_EXACT and torch.get_float32_matmul_precision() == "highest":
-        return torch.float32
-    if largest < _FLOAT64_EXACT:
-        return torch.float64
-    raise MappingError(f"sums up to {largest}; allowed: below 2^53, where float64 is exact")

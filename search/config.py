@@ -1,7 +1,7 @@
 """One TOML file per study, mapped one-to-one onto frozen dataclasses.
 
-    [study] [data] [network] [method] [methods.NAME] [space] [hardware] [train] [ray] [mlflow]
-    [candidate]
+    [study] [data] [network] [method] [methods.NAME] [space] [hardware] [train]
+    [robustness] [ray] [mlflow] [candidate]
 
 Every key has a default; an unknown one is an error that names the nearest.
 """
@@ -21,6 +21,7 @@ from hwmodel.components import Preset, load_preset
 from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
 from hwmodel.errors import ConfigError
 from hwmodel.node_scaling import NODE_TABLE, at_node
+from hwmodel.nonideality import REFERENCE_WIRE_RATIO, Nonideality
 from hwmodel.records import check_keys, merge_tables, read_record
 from search.objectives import Bound, check_objectives, parse_bound
 from spaces.candidate import Candidate, LayerSetting
@@ -34,6 +35,7 @@ __all__ = [
     "HardwareConfig",
     "MlflowConfig",
     "RayConfig",
+    "RobustnessConfig",
     "StudyConfig",
     "StudySection",
     "load_config",
@@ -49,7 +51,8 @@ class StudySection:
 
     name: str = "study"
     objectives: tuple[str, ...] = ("accuracy", "area", "power")
-    """From accuracy, adc_area, adc_power, area, power, energy, latency."""
+    """From accuracy, robust_accuracy (see `[robustness]`) and the costs adc_area, adc_power, area,
+    power, energy, latency."""
     constraints: tuple[str, ...] = ()
     """Hard bounds, such as `area <= 0.5x` (x: times dense) or `accuracy >= 0.85`."""
     trials: int = 24
@@ -102,6 +105,9 @@ class HardwareConfig:
     """`share`: a crossbar carries its share of IMA and tile; `whole`: whole IMAs and tiles."""
     include_io: bool = False
     """Charge the chip's links."""
+    replication: float = 1.0
+    """Crossbars that copies of slow layers may fill, as a multiple of the network's own: more area
+    for a shorter latency. 1: no copies."""
     node_m: float | None = None
     """Technology node of ADCs and digital parts (default: the preset's own)."""
     node_table: str = NODE_TABLE
@@ -126,7 +132,46 @@ class HardwareConfig:
             policy=self.policy,
             provisioning=self.provisioning,
             include_io=self.include_io,
+            replication=self.replication,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RobustnessConfig:
+    """The lossy devices on which every finalised network is measured; by default none.
+
+    Raises:
+        SpecError: an impossible device.
+    """
+
+    faults: float = 0.0
+    """Share of stuck cells, 5.2 stuck on for 1 stuck off."""
+    variation: float = 0.0
+    """Sigma of the cells' log-normal conductance."""
+    read_noise: float = 0.0
+    """Noise of a reading in level units, rms."""
+    ir_drop: bool = False
+    """Wires of 1 ohm a cell, cells of 33 to 333 kohm."""
+    seeds: int = 5
+    """Devices to draw; `robust_accuracy` is the mean over them."""
+    images: int = 500
+    """Test images that each device classifies."""
+
+    def __post_init__(self) -> None:
+        check_number("robustness.seeds", self.seeds, low=1, integer=True)
+        check_number("robustness.images", self.images, low=1, integer=True)
+        _ = self.device
+
+    @property
+    def device(self) -> Nonideality | None:
+        """The device; None where it is ideal."""
+        device = Nonideality.with_faults(
+            self.faults,
+            variation=self.variation,
+            read_noise=self.read_noise,
+            ir_drop=REFERENCE_WIRE_RATIO if self.ir_drop else 0.0,
+        )
+        return None if device == Nonideality() else device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,9 +253,18 @@ class StudyConfig:
     space: SpaceConfig = field(default_factory=SpaceConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    robustness: RobustnessConfig = field(default_factory=RobustnessConfig)
     ray: RayConfig = field(default_factory=RayConfig)
     mlflow: MlflowConfig = field(default_factory=MlflowConfig)
     candidate: CandidateConfig = field(default_factory=CandidateConfig)
+
+    def __post_init__(self) -> None:
+        asked = {*self.study.objectives, *(bound.objective for bound in self.study.bounds)}
+        if "robust_accuracy" in asked and self.robustness.device is None:
+            raise ConfigError(
+                "robust_accuracy on an ideal device; allowed: with faults, variation, read_noise "
+                "or ir_drop in [robustness]"
+            )
 
     @property
     def method_name(self) -> str:
@@ -295,6 +349,7 @@ def read_config(tables: Mapping[str, Any]) -> StudyConfig:
         "space": SpaceConfig,
         "hardware": HardwareConfig,
         "train": TrainConfig,
+        "robustness": RobustnessConfig,
         "ray": RayConfig,
         "mlflow": MlflowConfig,
         "candidate": CandidateConfig,

@@ -12,21 +12,22 @@ from torch import nn
 
 from hwmodel.accelerator import CostModel
 from hwmodel.crossbar import CrossbarPlan
-from hwmodel.digital import AnyLayer, DigitalLayer
 from hwmodel.errors import ConfigError, CrossfrontError
 from hwmodel.geometry import LayerShape
+from hwmodel.layers import AnyLayer, DigitalLayer
+from search.break_even import paying_targets
 from search.config import StudyConfig
 from search.objectives import cost_values
 from spaces.candidate import Candidate
 from trainers.checkpoint import save_checkpoint
-from trainers.data import Dataset, ImageSet, load_dataset
+from trainers.data import Dataset, ImageSource, load_dataset
 from trainers.finalise import finalise
 from trainers.fit import accuracy, fit, resolve_device
 from trainers.integer import integer_layers
 from trainers.method import Method, dense_targets
-from trainers.methods import build_method
+from trainers.methods import AdmmNnConfig, build_method
 from trainers.networks import build_network
-from trainers.tasks import transfer_backbone
+from trainers.robustness import Robustness, robust_accuracy
 from trainers.tracing import trace
 from trainers.weights import load_weights, save_weights
 
@@ -75,7 +76,7 @@ class Problem:
     """Everything that the evaluations of one study share, loaded once per process."""
 
     config: StudyConfig
-    dataset: Dataset
+    dataset: Dataset[ImageSource]
     shapes: Mapping[str, LayerShape]
     digital: Sequence[DigitalLayer]
     """Layers that no crossbar holds."""
@@ -136,9 +137,7 @@ def check_problem(problem: Problem) -> None:
     Raises:
         CheckpointError: a checkpoint that is not there, or of another network.
     """
-    checkpoint = problem.config.network.checkpoint
-    if checkpoint is not None and problem.config.data.backbone_classes is None:
-        load_weights(problem.network(), Path(checkpoint))
+    _load_pretrained(problem, problem.network())
 
 
 def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation:
@@ -158,13 +157,14 @@ def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation
     config, started = problem.config, time.perf_counter()
     network = problem.network()
     method = Method(dense_targets(network, problem.dense_plan()))
+    _load_pretrained(problem, network)
+    loaded = config.network.checkpoint is not None
     if config.data.backbone_classes is not None:
-        train_s = _train_backbone(problem, network, weights)
+        train_s = 0.0 if loaded else _train_backbone(problem, network, weights)
         save_weights(network, weights)
         epochs, rate = config.train.epochs, config.train.prune_learning_rate
         train_s += _fit_dense(problem, network, method, weights, epochs, rate)
-    elif config.network.checkpoint is not None:
-        load_weights(network, Path(config.network.checkpoint))
+    elif loaded and not config.network.reset_head:
         method.attach(network, epochs=0, steps_per_epoch=1)
         train_s = 0.0
         save_weights(network, weights)
@@ -184,16 +184,13 @@ def _train_backbone(problem: Problem, network: nn.Module, weights: Path) -> floa
     data = replace(config.data, classes=config.data.backbone_classes, backbone_classes=None)
     before = load_problem(replace(config, data=data))
     backbone = before.network()
-    train_s = 0.0
-    if config.network.checkpoint is not None:
-        load_weights(backbone, Path(config.network.checkpoint))
-    else:
-        method = Method(dense_targets(backbone, problem.dense_plan()))
-        file = weights.with_name(f"backbone.{weights.name}")
-        epochs, rate = config.train.dense_epochs, config.train.learning_rate
-        train_s = _fit_dense(before, backbone, method, file, epochs, rate)
-        file.with_suffix(".training").unlink(missing_ok=True)
-    transfer_backbone(backbone, network)
+    method = Method(dense_targets(backbone, problem.dense_plan()))
+    file = weights.with_name(f"backbone.{weights.name}")
+    epochs, rate = config.train.dense_epochs, config.train.learning_rate
+    train_s = _fit_dense(before, backbone, method, file, epochs, rate)
+    save_weights(backbone, file)
+    load_weights(network, file, reset_head=True)
+    file.with_suffix(".training").unlink(missing_ok=True)
     return train_s
 
 
@@ -232,7 +229,12 @@ def evaluate(problem: Problem, candidate: Candidate, weights: Path, checkpoint: 
         network = problem.network()
         load_weights(network, weights)
         settings = config.method_config(candidate.method)
-        method = build_method(candidate.method, settings, candidate.targets(problem.shapes))
+        targets = candidate.targets(problem.shapes)
+        if isinstance(settings, AdmmNnConfig) and settings.break_even != "none":
+            targets = paying_targets(
+                network, targets, problem.shapes, problem.cost_model, settings.break_even
+            )
+        method = build_method(candidate.method, settings, targets)
         result = fit(
             network,
             _training_images(problem),
@@ -268,6 +270,9 @@ def _finish(
     layers: list[AnyLayer] = [*mapped, *problem.digital]
     report = problem.cost_model.evaluate(layers)
     values = {"accuracy": accuracy(integer, problem.dataset.test), **cost_values(report)}
+    robust = _robustness(problem, integer)
+    if robust is not None:
+        values["robust_accuracy"] = robust.mean
     save_checkpoint(
         checkpoint,
         integer,
@@ -277,6 +282,7 @@ def _finish(
         facts={
             **facts,
             "accuracy": values["accuracy"],
+            "robustness": None if robust is None else robust.to_json(),
             "dataset": {
                 "name": problem.dataset.name,
                 "test_images": len(problem.dataset.test),
@@ -295,6 +301,23 @@ def _finish(
     )
 
 
+def _load_pretrained(problem: Problem, network: nn.Module) -> None:
+    """Loads the checkpoint to start from, where there is one."""
+    config = problem.config.network
+    if config.checkpoint is not None:
+        task = problem.config.data.backbone_classes is not None
+        load_weights(network, Path(config.checkpoint), reset_head=config.reset_head or task)
+
+
+def _robustness(problem: Problem, integer: nn.Module) -> Robustness | None:
+    """The integer network on the lossy devices that the study asks for."""
+    asked, test = problem.config.robustness, problem.dataset.test
+    if asked.device is None:
+        return None
+    images = test.subset(min(asked.images, len(test)))
+    return robust_accuracy(integer, images, asked.device, range(asked.seeds))
+
+
 def _teacher(problem: Problem, weights: Path) -> nn.Module | None:
     """The dense network that candidates learn from, where they do."""
     if problem.config.train.distillation == 0:
@@ -304,7 +327,7 @@ def _teacher(problem: Problem, weights: Path) -> nn.Module | None:
     return teacher.eval()
 
 
-def _training_images(problem: Problem) -> ImageSet:
+def _training_images(problem: Problem) -> ImageSource:
     count = problem.config.train.train_count
     train = problem.dataset.train
     return train if count is None else train.subset(count)

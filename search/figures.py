@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from hwmodel.compare import breakdown
-from hwmodel.digital import AnyLayer, layer_from_json, split_layers
 from hwmodel.errors import OutOfRangeError
+from hwmodel.layers import AnyLayer, layer_from_json, split_layers
 from search.evaluate import Evaluation
+from search.objectives import ACCURACIES, COSTS
 from search.study import Study, candidate_of, status, values
 from search.units import AXES, display_name, display_value
 
@@ -21,9 +22,11 @@ __all__ = ["front_figures", "hardware_figures"]
 def front_figures(study: Study) -> "list[go.Figure]":
     """Accuracy against each cost: the front, the other trials and the dense network."""
     complete = [trial for trial in study.ended() if status(trial) == "complete"]
-    costs = [name for name in study.config.study.objectives if name != "accuracy"] or ["area"]
+    objectives = study.config.study.objectives
+    costs = [name for name in objectives if name in COSTS] or ["area"]
+    goals = [name for name in objectives if name in ACCURACIES] or ["accuracy"]
     front = {trial.number for trial in study.front()}
-    return [_front_figure(study, name, complete, front) for name in costs]
+    return [_front_figure(study, goal, name, complete, front) for goal in goals for name in costs]
 
 
 def hardware_figures(study: Study) -> "list[go.Figure]":
@@ -47,7 +50,7 @@ def hardware_figures(study: Study) -> "list[go.Figure]":
 
 
 def _front_figure(
-    study: Study, name: str, complete: list[FrozenTrial], front: set[int]
+    study: Study, goal: str, name: str, complete: list[FrozenTrial], front: set[int]
 ) -> "go.Figure":
     import plotly.graph_objects as go
 
@@ -58,7 +61,7 @@ def _front_figure(
     ):
         figure.add_scatter(
             x=[values(t)[name] * AXES[name][1] for t in chosen],
-            y=[values(t)["accuracy"] for t in chosen],
+            y=[values(t)[goal] for t in chosen],
             text=[_hover(t) for t in chosen],
             mode="markers",
             marker={"symbol": marker, "size": 10},
@@ -69,13 +72,16 @@ def _front_figure(
         dense = study.dense.values
         figure.add_scatter(
             x=[dense[name] * AXES[name][1]],
-            y=[dense["accuracy"]],
+            y=[dense[goal]],
             mode="markers",
             marker={"symbol": "star", "size": 14},
             name="dense",
         )
     figure.update_layout(
-        xaxis_title=display_name(name), yaxis_title="Accuracy", xaxis_type="log", height=480
+        xaxis_title=display_name(name),
+        yaxis_title=display_name(goal),
+        xaxis_type="log",
+        height=480,
     )
     return figure
 
@@ -153,6 +159,10 @@ def _hover(trial: FrozenTrial) -> str:
     bits = trial.user_attrs["evaluation"]["adc_bits"]
     spec = candidate_of(trial).plan.default
     lines = [f"trial {trial.number}", f"crossbar {spec.wordlines} x {spec.bitlines}"]
-    lines += [f"{display_name(n).split(' (')[0]}: {display_value(n, found[n])}" for n in AXES]
+    lines += [
+        f"{display_name(n).split(' (')[0]}: {display_value(n, found[n])}"
+        for n in AXES
+        if n in found
+    ]
     lines += [f"ADC bits {', '.join(f'{name} {count}' for name, count in bits.items())}"]
     return "<br>".join(html.escape(line) for line in lines)

@@ -6,7 +6,7 @@ import moocore
 import numpy as np
 
 from hwmodel.errors import ConfigError, StudyError
-from search.objectives import OBJECTIVES, direction, parse_bound
+from search.objectives import ACCURACIES, OBJECTIVES, direction, parse_bound
 
 __all__ = ["hypervolume", "nondominated", "select"]
 
@@ -65,6 +65,9 @@ def select(points: Sequence[Values], objectives: Sequence[str], rule: str) -> in
             f"select is {rule!r}; allowed: knee, one of {', '.join(OBJECTIVES)}, or for example "
             "'accuracy>=0.88,min:area'"
         )
+    for name in (goal, *(bound.objective for bound in bounds)):
+        if name not in points[0]:
+            raise StudyError(f"select is {rule!r}; this study did not measure {name}")
     kept = [i for i, p in enumerate(points) if all(b.violation(p, p) <= 0 for b in bounds)]
     if not kept:
         raise StudyError(f"no front member keeps {', '.join(bound.text for bound in bounds)}")
@@ -78,6 +81,6 @@ def _losses(points: Sequence[Values], objectives: Sequence[str]) -> np.ndarray:
 
 
 def _scaled(point: Values, reference: Values, name: str) -> float:
-    if name == "accuracy":
+    if name in ACCURACIES:
         return (1.0 - point[name]) / max(1.0 - reference[name], 1e-12)
     return point[name] / reference[name] if reference[name] else 1.0

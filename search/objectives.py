@@ -9,6 +9,7 @@ from hwmodel.accelerator import CostReport
 from hwmodel.errors import ConfigError
 
 __all__ = [
+    "ACCURACIES",
     "COSTS",
     "OBJECTIVES",
     "Bound",
@@ -28,7 +29,10 @@ COSTS = {
 }
 """Objectives that the cost model answers: name to its field in the totals."""
 
-OBJECTIVES = ("accuracy", *COSTS)
+ACCURACIES = ("accuracy", "robust_accuracy")
+"""Objectives to maximise: of the integer network on ideal devices, and its mean over lossy ones."""
+
+OBJECTIVES = (*ACCURACIES, *COSTS)
 
 _BOUND = re.compile(r"(\w+)\s*(<=|>=)\s*([0-9.eE+-]+)\s*(x?)")
 
@@ -56,8 +60,8 @@ class Bound:
 
 
 def direction(objective: str) -> Literal["maximize", "minimize"]:
-    """`maximize` for accuracy, `minimize` for every cost."""
-    return "maximize" if objective == "accuracy" else "minimize"
+    """`maximize` for accuracies, `minimize` for every cost."""
+    return "maximize" if objective in ACCURACIES else "minimize"
 
 
 def parse_bound(text: str) -> Bound:

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from hwmodel.cost_report import gain
 from search.figures import front_figures, hardware_figures
-from search.objectives import COSTS, direction
+from search.objectives import ACCURACIES, COSTS, direction
 from search.rescore import Rescored
 from search.study import Study, status, values
 from search.tracking import mirrored_runs
@@ -116,7 +116,7 @@ def _write_table(trials: Sequence[FrozenTrial], front: set[int], path: Path) -> 
                 "status": status(trial),
                 "pareto": trial.number in front,
                 "reason": trial.user_attrs.get("reason", ""),
-                "accuracy": measured.get("accuracy"),
+                **{name: measured.get(name) for name in ACCURACIES},
                 **{field: measured.get(name) for name, field in COSTS.items()},
                 "candidate": json.dumps(trial.user_attrs.get("candidate")),
                 "adc_bits": json.dumps(evaluation.get("adc_bits", {})),
@@ -129,7 +129,7 @@ def _write_table(trials: Sequence[FrozenTrial], front: set[int], path: Path) -> 
             ("status", pyarrow.string()),
             ("pareto", pyarrow.bool_()),
             ("reason", pyarrow.string()),
-            ("accuracy", pyarrow.float64()),
+            *[(name, pyarrow.float64()) for name in ACCURACIES],
             *[(field, pyarrow.float64()) for field in COSTS.values()],
             ("candidate", pyarrow.string()),
             ("adc_bits", pyarrow.string()),
@@ -145,7 +145,8 @@ def _page(study: Study, plots: list[str]) -> str:
     name = html.escape(study.folder.name)
     storage = html.escape(shlex.quote(str(study.folder.storage)))
     counts = ", ".join(f"{count} {what}" for what, count in study.counts().items())
-    columns = ["accuracy", *COSTS]
+    robust = ["robust_accuracy"] if study.config.robustness.device is not None else []
+    columns = ["accuracy", *robust, *COSTS]
     head = "".join(f"<th>{html.escape(display_name(c))}</th>" for c in columns)
     rows = "".join(
         f"<tr><td>{t.number}</td>"

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from optuna.trial import FrozenTrial
 
 from hwmodel.accelerator import CostModel
-from hwmodel.digital import layer_from_json
 from hwmodel.errors import StudyError
+from hwmodel.layers import layer_from_json
 from search.evaluate import COMPLETE, Evaluation
 from search.front import hypervolume, nondominated
-from search.objectives import cost_values
+from search.objectives import COSTS, cost_values
 from search.study import Study, status
 
 __all__ = ["Rescored", "rescore"]
@@ -58,7 +58,7 @@ def rescore(study: Study, law: str) -> Rescored:
     objectives = study.config.study.objectives
     kept = nondominated([found for _, found in priced], objectives)
     front = tuple(priced[index] for index in kept)
-    reference = study.reference | {n: dense[n] for n in objectives if n != "accuracy"}
+    reference = study.reference | {n: dense[n] for n in objectives if n in COSTS}
     before = {trial.number for trial in study.front()}
     after = {trial.number for trial, _ in front}
     return Rescored(
@@ -77,4 +77,5 @@ def _values(evaluation: Evaluation, model: CostModel, whose: str) -> dict[str, f
     if not evaluation.layers:
         raise StudyError(f"{whose} stored no layers to price anew; it is of an older version")
     report = model.evaluate([layer_from_json(layer) for layer in evaluation.layers])
-    return {"accuracy": evaluation.values["accuracy"], **cost_values(report)}
+    kept = {name: value for name, value in evaluation.values.items() if name not in COSTS}
+    return {**kept, **cost_values(report)}

@@ -27,7 +27,7 @@ from search.config import StudyConfig, read_config
 from search.evaluate import COMPLETE, FAILED, Evaluation
 from search.folder import StudyFolder, study_names
 from search.front import hypervolume, nondominated
-from search.objectives import direction
+from search.objectives import ACCURACIES, direction
 from spaces.candidate import Candidate
 from spaces.space import Space
 
@@ -143,11 +143,11 @@ class Study:
 
     @property
     def reference(self) -> dict[str, float]:
-        """The hypervolume's reference point: dense costs, and accuracy a window below dense."""
+        """The hypervolume's reference point: dense costs, and accuracies a window below dense."""
         dense = self._dense_values()
         window = self.config.study.accuracy_window
         return {
-            name: max(0.0, dense[name] - window) if name == "accuracy" else dense[name]
+            name: max(0.0, dense[name] - window) if name in ACCURACIES else dense[name]
             for name in self.config.study.objectives
         }
 

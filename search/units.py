@@ -4,6 +4,7 @@ __all__ = ["AXES", "display_name", "display_number", "display_value"]
 
 AXES = {
     "accuracy": ("Accuracy", 1.0, ""),
+    "robust_accuracy": ("Robust accuracy", 1.0, ""),
     "adc_area": ("ADC area", 1e6, "mm2"),
     "adc_power": ("ADC power", 1e3, "mW"),
     "area": ("Chip area", 1e6, "mm2"),
@@ -16,7 +17,8 @@ AXES = {
 
 def display_number(objective: str, value: float) -> str:
     """A value in the unit of `display_name`, without the unit."""
-    return f"{value:.4f}" if objective == "accuracy" else f"{value * AXES[objective][1]:.4g}"
+    accuracy = objective in ("accuracy", "robust_accuracy")
+    return f"{value:.4f}" if accuracy else f"{value * AXES[objective][1]:.4g}"
 
 
 def display_value(objective: str, value: float) -> str:

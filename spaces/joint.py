@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from hwmodel.circulant import LARGEST_BLOCK, fitting_block
 from hwmodel.crossbar import CrossbarPlan, CrossbarSpec, lossless_adc_bits, worst_level_sum
 from hwmodel.errors import ConfigError
 from hwmodel.geometry import LayerShape, whole_crossbars
@@ -65,8 +66,8 @@ class SpaceConfig:
     """Shares of a layer's weights that stay, wherever they lie."""
     weight_levels: tuple[int, ...] = (3, 7, 15, 31, 63)
     """Magnitudes per polarity that weights are quantised to."""
-    block_size: tuple[int, ...] = (1, 4, 8, 16)
-    """Sides of circulant blocks; 1 means none."""
+    block_size: tuple[int, ...] = (1, 4, 8, 16, 32)
+    """Sides of circulant blocks, fitted to narrower layers; 1 means none."""
     kept_filters: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """Shares of a layer's outputs. The last layer's outputs are the classes and all stay."""
     kept_shapes: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
@@ -102,7 +103,7 @@ class SpaceConfig:
             ("adc_bits", 1, 16),
             ("kept_weights", 1e-4, 1.0),
             ("weight_levels", 1, 1 << 15),
-            ("block_size", 1, max(self.wordlines)),
+            ("block_size", 1, LARGEST_BLOCK),
             ("kept_filters", 0.01, 1.0),
             ("kept_shapes", 0.01, 1.0),
         ):
@@ -235,7 +236,7 @@ class JointSpace:
             "adc_bits": lambda bits: bits >= _dense_bits(spec, segment),
             "kept_weights": lambda share: share == 1,
             "weight_levels": lambda levels: levels >= spec.weight_limit,
-            "block_size": lambda size: size == 1,
+            "block_size": lambda size: fitting_block(size, shape.inputs, shape.outputs) == 1,
             "kept_shapes": lambda share: (
                 whole_crossbars(share, shape.rows, spec.wordlines) == shape.rows
             ),

@@ -13,14 +13,24 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ("hwmodel", "trainers", "spaces", "search")
 NEEDS_TORCH = (
     "hwmodel.certificate",
+    "hwmodel.exact",
     "hwmodel.mapping",
     "hwmodel.nonideality",
+    "hwmodel.rotation",
     "hwmodel.segment_mask",
     "hwmodel.simulator",
+    "hwmodel.slice_statistics",
     "hwmodel.slicing",
 )
 """All else in hwmodel works without torch."""
-SEEN_BY_TRAINERS = ("hwmodel.crossbar", "hwmodel.errors", "hwmodel.geometry", *NEEDS_TORCH)
+SEEN_BY_TRAINERS = (
+    "hwmodel.circulant",
+    "hwmodel.crossbar",
+    "hwmodel.errors",
+    "hwmodel.geometry",
+    "hwmodel.layers",
+    *NEEDS_TORCH,
+)
 """All else in hwmodel is its cost side."""
 HOMES = {
     "matplotlib": ("search.pictures",),

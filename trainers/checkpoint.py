@@ -234,6 +234,7 @@ def _layer_tensors(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any
         described[name] = {
             "spec": layer.spec.to_json(),
             "groups": layer.layout.groups,
+            "block_size": layer.block_size,
             "adc_bits": certificate.adc_bits,
             "adc_bits_per_slice": list(layer.adc_bits_per_slice),
             "worst_sums": list(certificate.worst_sums),
@@ -302,6 +303,7 @@ def _read_layer(
             kept_outputs=tensors.get(f"{name}.kept_outputs"),
         ),
         adc_bits_per_slice=tuple(fields["adc_bits_per_slice"]),
+        block_size=fields.get("block_size", 1),
         geometry=None
         if geometry is None
         else ConvGeometry(**{key: tuple(value) for key, value in geometry.items()}),

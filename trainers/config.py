@@ -25,12 +25,19 @@ class NetworkConfig:
     """Keyword arguments for the factory."""
     checkpoint: str | None = None
     """A safetensors file or state dict to start from instead of training a dense baseline."""
+    reset_head: bool = False
+    """Whether the checkpoint's last layer is left out, because it has other classes; the network
+    with a fresh one is then trained for `train.dense_epochs`."""
     unmapped: str = "refuse"
     """What becomes of layers that no crossbar holds: `refuse` them by name, or `digital`: they stay
     as they are, computed and priced as digital multiply-accumulates."""
 
     def __post_init__(self) -> None:
         check_choice("network.unmapped", self.unmapped, ("refuse", "digital"))
+        if self.reset_head and self.checkpoint is None:
+            raise ConfigError(
+                "network.reset_head is True; allowed without network.checkpoint: False"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +64,8 @@ class TrainConfig:
     schedule: str = "one-cycle"
     """`one-cycle` (linear up over the first fifth, linear down), `cosine` or `constant`."""
     augment: str = "none"
-    """`none`, `flip` (mirror at random) or `crop-flip` (shifted by up to 4 pixels, mirrored)."""
+    """`none`, `flip` (mirror at random), `crop-flip` (shifted by up to 4 pixels, mirrored) or
+    `crop-flip-cutout` (and a square of half the side blanked)."""
     distillation: float = 0.0
     """Share of the loss, 0 to 1, that is the distance to the dense network's answers, for each
     candidate; the rest is cross-entropy. Costs a forward pass of the dense network per step."""

@@ -10,9 +10,10 @@ from hwmodel.certificate import Witness, certify
 from hwmodel.crossbar import CrossbarSpec, SignEncoding
 from hwmodel.errors import ConstraintError
 from hwmodel.mapping import MatrixLayout, from_segments, to_segments
+from hwmodel.rotation import CirculantBlocks
 from trainers.level_sum import choose_scale, level_limits, per_output, project_weight
 
-__all__ = ["BitlineCount", "Constraint", "LayerCount", "LevelSum", "Unconstrained"]
+__all__ = ["BitlineCount", "Circulant", "Constraint", "LayerCount", "LevelSum", "Unconstrained"]
 
 
 class Constraint(Protocol):
@@ -141,6 +142,36 @@ class LayerCount:
         count = int(torch.count_nonzero(weight))
         if count > self.nonzeros:
             raise ConstraintError(f"{layer}: {count} non-zeros in the layer, limit {self.nonzeros}")
+
+
+@dataclass(frozen=True, slots=True)
+class Circulant:
+    """Every block of `block_size` outputs x inputs is circulant, at each kernel position.
+
+    The blocks are those of `hwmodel.circulant`: fitted to a layer that is narrower, cut at its
+    edge; whole layers only. Source: ReBoc (DATE 2020).
+    """
+
+    block_size: int
+
+    def project(self, weight: Tensor, spec: CrossbarSpec, layout: MatrixLayout) -> Tensor:
+        """The mean along every diagonal of every block, which is the nearest point."""
+        return CirculantBlocks.of(weight, layout.groups, self.block_size).project(weight)
+
+    def check(self, layer: str, weight: Tensor, spec: CrossbarSpec, layout: MatrixLayout) -> None:
+        """Raises `ConstraintError` naming the first weight off its diagonal; integer weights."""
+        blocks = CirculantBlocks.of(weight, layout.groups, self.block_size)
+        odd = (blocks.project(weight.double()) != weight).reshape(*weight.shape[:2], -1)
+        if not bool(odd.any()):
+            return
+        output, channel, place = (int(index) for index in odd.nonzero()[0])
+        side = blocks.side
+        at = (output % blocks.outputs // side, channel // side)
+        raise ConstraintError(
+            f"{layer}: {int(odd.sum())} weights differ from the rest of their diagonal, first "
+            f"output {output}, input {channel}, kernel position {place} in block {at}; allowed: "
+            f"circulant blocks of side {side}"
+        )
 
 
 def _keep_largest(magnitudes: Tensor, count: int) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hwmodel.errors import DivergedError
 from hwmodel.geometry import LayerShape
@@ -16,7 +17,7 @@ from trainers.method import Method
 from trainers.quantise import ActivationRange
 from trainers.tracing import crossbar_modules
 
-__all__ = ["activation_ranges", "finalise", "recalibrate_batch_norm"]
+__all__ = ["activation_ranges", "finalise", "recalibrate_batch_norm", "settle_batch_norm"]
 
 _CALIBRATION_BATCH = 128
 
@@ -29,8 +30,8 @@ def finalise(
 ) -> nn.Module:
     """The integer network of a trained one, proven to keep what its method promised.
 
-    Lets the method release the network, recalibrates batch norm, measures activation ranges,
-    quantises, and holds every layer against its constraint and its planned ADC bits.
+    Lets the method release the network, settles batch norm, measures activation ranges, quantises,
+    and holds every layer against its constraint and its planned ADC bits.
 
     Args:
         network: trained under `method`; its weights are projected in place.
@@ -47,18 +48,23 @@ def finalise(
     for name, tensor in network.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise DivergedError(f"{name}: values that are not finite; allowed: finite numbers")
-    recalibrate_batch_norm(network, images)
+    settle_batch_norm(network, images)
     limits = {name: target.spec.input_limit for name, target in method.targets.items()}
     ranges = activation_ranges(network, images, limits)
     layers = {}
     for name, module in method.modules.items():
         target = method.targets[name]
         integers = method.quantise(name, module.weight.detach())
+        method.constraint(name).check(name, integers[0], target.spec, method.layouts[name])
         layer = IntegerLayer.quantised(
-            module, target.spec, method.layouts[name], ranges[name], integers
+            module,
+            target.spec,
+            method.layouts[name],
+            ranges[name],
+            integers,
+            block_size=target.block_size or 1,
         )
         layer = replace(layer, mask=method.segment_mask(name))
-        method.constraint(name).check(name, layer.weight_q, target.spec, layer.layout)
         planned = target.planned(shapes[name])
         layer.certify().check(name, planned.adc_bits_per_slice)
         layers[name] = layer
@@ -68,10 +74,29 @@ def finalise(
 
 
 @torch.no_grad()
+def settle_batch_norm(network: nn.Module, images: ImageSet) -> None:
+    """Recalibrates batch norm where that helps.
+
+    Projected weights need statistics of their own; statistics gathered over a whole training, with
+    its augmentation, may be better than what a few hundred images give. Half of the images
+    recalibrate, the other half decide by their loss.
+    """
+    if len(images) < 2 or not _batch_norms(network):
+        return
+    before = copy.deepcopy(network.state_dict())
+    settle, judge = images.halves()
+    old = _loss(network, judge)
+    recalibrate_batch_norm(network, settle)
+    if _loss(network, judge) < old:
+        recalibrate_batch_norm(network, images)
+    else:
+        network.load_state_dict(before)
+
+
+@torch.no_grad()
 def recalibrate_batch_norm(network: nn.Module, images: ImageSet) -> None:
     """Measures batch-norm statistics afresh, as plain averages over the images."""
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    norms = [m for m in norms if m.track_running_stats]
+    norms = _batch_norms(network)
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -126,9 +151,26 @@ def activation_ranges(
     return {name: ActivationRange.covering(*seen[name], limits[name]) for name in modules}
 
 
+def _batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The layers that keep statistics."""
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return [norm for norm in norms if norm.track_running_stats]
+
+
+def _loss(network: nn.Module, images: ImageSet) -> float:
+    """Summed cross-entropy over the images, in evaluation mode."""
+    network.eval()
+    losses = [
+        functional.cross_entropy(network(batch), labels, reduction="sum")
+        for batch, labels in _calibration(network, images)
+    ]
+    return float(torch.stack(losses).double().sum())
+
+
 def _calibration(network: nn.Module, images: ImageSet) -> Batches:
     """Batches of equal size, so that a plain average over batches weighs every image alike."""
     device = next(network.parameters()).device
     count = -(-len(images) // _CALIBRATION_BATCH)
     size = len(images) // count
-    return Batches(images.subset(count * size), size, seed=0, device=device, shuffle=False)
+    chosen = images.subset(count * size)
+    return chosen.batches(size, seed=0, device=device, shuffle=False)

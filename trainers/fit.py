@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from hwmodel.errors import ConfigError, DivergedError
 from trainers.config import TrainConfig
-from trainers.data import Batches, ImageSet
+from trainers.data import EpochBatches, ImageSource
 from trainers.data.augment import AUGMENTATIONS
 from trainers.method import Method
 from trainers.training_state import load_training, save_training
@@ -41,7 +41,7 @@ class FitResult:
 
 def fit(
     network: nn.Module,
-    images: ImageSet,
+    images: ImageSource,
     method: Method,
     config: TrainConfig,
     *,
@@ -79,7 +79,7 @@ def fit(
             f"train.distillation is {config.distillation}; allowed without teacher: 0"
         )
     device = next(network.parameters()).device
-    batches = Batches(images, config.batch_size, seed=seed, device=device)
+    batches = images.batches(config.batch_size, seed=seed, device=device)
     method.attach(network, epochs=epochs, steps_per_epoch=len(batches))
     optimiser = _optimiser(network, config)
     reports: list[EpochReport] = []
@@ -106,7 +106,7 @@ def fit(
 
 def _train_epoch(
     network: nn.Module,
-    batches: Batches,
+    batches: EpochBatches,
     optimiser: torch.optim.Optimizer,
     method: Method,
     config: TrainConfig,
@@ -165,11 +165,11 @@ def _loss(
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, images: ImageSet, *, batch_size: int = 500) -> float:
+def accuracy(network: nn.Module, images: ImageSource, *, batch_size: int = 500) -> float:
     """Share of correctly classified images, 0 to 1, in evaluation mode."""
     device = next((t.device for t in [*network.parameters(), *network.buffers()]), "cpu")
     network.eval()
-    batches = Batches(images, batch_size, seed=0, device=device, shuffle=False)
+    batches = images.batches(batch_size, seed=0, device=device, shuffle=False)
     correct = sum(int((network(x).argmax(dim=1) == y).sum()) for x, y in batches.epoch(0))
     return correct / len(images)
 

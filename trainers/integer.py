@@ -18,11 +18,13 @@ from torch.nn import functional
 from hwmodel.certificate import AdcCertificate, certify
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import SpecError
+from hwmodel.exact import exact_convolution, exact_product
 from hwmodel.geometry import LayerShape, MappedLayer, unit_line_bits
 from hwmodel.mapping import MatrixLayout, to_bitlines
 from hwmodel.nonideality import Nonideality
+from hwmodel.rotation import RotatedMapping, rotated_mapping
 from hwmodel.segment_mask import SegmentMask
-from hwmodel.simulator import CrossbarSimulator, exact_product
+from hwmodel.simulator import CrossbarSimulator
 from trainers.quantise import ActivationRange, quantise_activations, quantise_weight
 from trainers.tracing import CrossbarModule, crossbar_modules, dense_layout
 
@@ -74,6 +76,7 @@ class IntegerLayer:
         layout: what is left after structured pruning.
         adc_bits_per_slice: the ADCs that are built, least significant slice first.
         geometry: of a convolution; None for a linear layer.
+        block_size: side of the circulant blocks that the crossbars make use of; 1: none.
         mask: what a task multiplies the segments by; None: nothing.
     """
 
@@ -85,6 +88,7 @@ class IntegerLayer:
     layout: MatrixLayout
     adc_bits_per_slice: tuple[int, ...] = field(default=())
     geometry: ConvGeometry | None = None
+    block_size: int = 1
     mask: SegmentMask | None = None
 
     @classmethod
@@ -95,6 +99,7 @@ class IntegerLayer:
         layout: MatrixLayout | None,
         activations: ActivationRange,
         integers: tuple[Tensor, Tensor] | None = None,
+        block_size: int = 1,
     ) -> "IntegerLayer":
         """A float layer's integers, with the ADCs that its certificate asks for.
 
@@ -105,27 +110,32 @@ class IntegerLayer:
             activations: the code of its inputs.
             integers: its weights as int32 and their scale, `[outputs]` (default: rounded, the
                 largest weight of an output at the spec's limit).
+            block_size: side of its circulant blocks (default: none).
+
+        Raises:
+            MappingError: weights that the crossbar cannot store, or that are not circulant.
         """
         layout = dense_layout(module) if layout is None else layout
         if integers is None:
             integers = quantise_weight(module.weight.detach(), spec.weight_limit)
         weight_q, weight_scale = integers
         bias = torch.zeros_like(weight_scale) if module.bias is None else module.bias.detach()
-        return cls(
+        layer = cls(
             weight_q=weight_q.to(torch.int16),
             weight_scale=weight_scale,
             bias=bias.float().clone(),
             activations=activations,
             spec=spec,
             layout=layout,
-            adc_bits_per_slice=certify(weight_q, spec, layout).adc_bits_per_slice,
             geometry=ConvGeometry.of(module) if isinstance(module, nn.Conv2d) else None,
+            block_size=block_size,
         )
+        return replace(layer, adc_bits_per_slice=layer.certify().adc_bits_per_slice)
 
     @property
     def adc_bits(self) -> int:
         """Resolution of the ADCs that are built: the largest over bit slices and unit bitline."""
-        tallest = min(self.layout.packed_rows, self.spec.wordlines)
+        tallest = min(self.stored()[1].packed_rows, self.spec.wordlines)
         return max(*self.adc_bits_per_slice, unit_line_bits(self.spec, tallest))
 
     @property
@@ -139,26 +149,44 @@ class IntegerLayer:
         """The same as a weight tensor, int32 `[outputs, inputs, ...]`."""
         return self.layout.unpack(self.packed_weight, self.weight_q.shape)
 
+    @property
+    def rotated(self) -> RotatedMapping | None:
+        """How a circulant layer is read; None: as a dense one."""
+        return rotated_mapping(self.weight_q, self.layout, self.spec, self.block_size)
+
+    def stored(self) -> tuple[Tensor, MatrixLayout]:
+        """The integers that lie on the crossbars, and their layout.
+
+        Raises:
+            MappingError: weights that are not circulant, where the crossbars rely on it.
+        """
+        rotated = self.rotated
+        if rotated is None:
+            return self.weight_q.int(), self.layout
+        return rotated.store(self.weight_q), rotated.layout
+
     def certify(self) -> AdcCertificate:
         """The certificate of the integers as they stand, whatever the mask."""
-        return certify(self.weight_q, self.spec, self.layout)
+        weight_q, layout = self.stored()
+        return certify(weight_q, self.spec, layout)
 
     def mapped(self, shape: LayerShape) -> MappedLayer:
         """The layer as the cost model sees it."""
-        certificate, mask = self.certify(), self.mask
+        certificate, rotated, mask = self.certify(), self.rotated, self.mask
+        weight_q, layout = self.stored()
         segments = certificate.segments_per_slice
         if mask is not None:
-            stored = to_bitlines(self.weight_q, self.spec, self.layout)
-            segments = mask.segments_read(stored, self.spec)
+            segments = mask.segments_read(to_bitlines(weight_q, self.spec, layout), self.spec)
         return MappedLayer(
             shape=shape,
             spec=self.spec,
-            rows=self.layout.packed_rows,
-            outputs=self.layout.packed_outputs,
+            rows=layout.packed_rows,
+            outputs=layout.packed_outputs,
             adc_bits_per_slice=self.adc_bits_per_slice,
             segments_per_slice=segments,
             nonzeros=int(torch.count_nonzero(self.packed_weight)),
             unit_line_bits=certificate.unit_line_bits,
+            rotations=1 if rotated is None else rotated.rotations,
             mask_bits=0 if mask is None else mask.bits,
         )
 
@@ -221,11 +249,14 @@ class CrossbarLayer(nn.Module):
         self._simulator: CrossbarSimulator | None = None
         matrix = layer.packed_weight
         code = layer.activations
-        per_output = matrix.sum(dim=-1)  # [groups, packed outputs]
+        # Constants of an output hold for all its positions: [outputs] or [outputs, 1, 1].
+        shape = (-1,) if layer.geometry is None else (-1, 1, 1)
+        weight_q = layer.layout.unpack(matrix, layer.weight_q.shape)
+        offset = -code.zero_point * weight_q.flatten(1).sum(dim=1).double()
         self.register_buffer("matrix_q", matrix)
-        self.register_buffer("output_scale", layer.weight_scale * code.scale)
-        self.register_buffer("offset", -code.zero_point * per_output.double())
-        self.register_buffer("bias", layer.bias)
+        self.register_buffer("output_scale", (layer.weight_scale * code.scale).reshape(shape))
+        self.register_buffer("offset", offset.reshape(shape))
+        self.register_buffer("bias", layer.bias.reshape(shape))
         self.register_buffer("input_scale", torch.tensor(code.scale, dtype=torch.float32))
         self.register_buffer("zero_point", torch.tensor(float(code.zero_point)))
 
@@ -245,29 +276,57 @@ class CrossbarLayer(nn.Module):
         codes = quantise_activations(
             values, self.input_scale, self.zero_point, layer.spec.input_limit
         )
+        if layer.geometry is not None:
+            padding = layer.geometry.padding
+            codes = functional.pad(codes, padding, value=float(self.zero_point))
+        products = self._simulate(codes) if self._readout.simulates else self._product(codes)
+        # The bound that chose the type of the products holds for the offsets and with them, too:
+        # W (u - z) lies within the same limits, as `u - z` spans no more than `u`.
+        products.add_(self.offset.to(products.dtype))
+        return products.to(values.dtype).mul_(self.output_scale).add_(self.bias)
+
+    def _product(self, codes: Tensor) -> Tensor:
+        """The integer products, as floats."""
+        layer, geometry = self.layer, self.layer.geometry
+        limit, layout = layer.spec.input_limit, layer.layout
+        weight_q = layout.unpack(self.matrix_q, layer.weight_q.shape)
+        if geometry is None:
+            products = exact_product(codes.reshape(1, -1, layout.rows), weight_q[None], limit)
+            return products.reshape(*codes.shape[:-1], layout.outputs)
+        return exact_convolution(
+            codes,
+            weight_q,
+            limit,
+            stride=geometry.stride,
+            dilation=geometry.dilation,
+            groups=layout.groups,
+        )
+
+    def _simulate(self, codes: Tensor) -> Tensor:
+        """What the crossbars return, float64 of the same shape."""
         vectors, shape = self._vectors(codes)
-        products = self._multiply(vectors) + self.offset[:, None, :]
-        outputs = self._spread(products).to(values.dtype) * self.output_scale + self.bias
-        outputs = outputs.reshape(shape)
-        return outputs if layer.geometry is None else outputs.permute(0, 3, 1, 2).contiguous()
+        outputs = self._spread(self._multiply(vectors)).reshape(shape)
+        return outputs if self.layer.geometry is None else outputs.permute(0, 3, 1, 2).contiguous()
 
     def _multiply(self, vectors: Tensor) -> Tensor:
-        """Integer products, float64 `[groups, vectors, packed outputs]`."""
+        """Simulated products, float64 `[groups, vectors, packed outputs]`."""
         readout, layer = self._readout, self.layer
-        if not readout.simulates:
-            return exact_product(vectors, self.matrix_q, layer.spec.input_limit).double()
         if self._simulator is None:
             promised = layer.adc_bits_per_slice
             cap = readout.adc_bits
+            weight_q, layout = layer.stored()
             self._simulator = CrossbarSimulator(
-                layer.weight_q.int(),
+                weight_q,
                 layer.spec,
                 promised if cap is None else [min(bits, cap) for bits in promised],
-                layout=layer.layout,
+                layout=layout,
                 nonideality=readout.nonideality,
                 mask=layer.mask,
             )
-        return self._simulator(vectors, every_reading=readout.every_reading).double()
+        rotated = layer.rotated
+        inputs = vectors if rotated is None else rotated.rotate(vectors)
+        products = self._simulator(inputs, every_reading=readout.every_reading)
+        return (products if rotated is None else rotated.collect(products)).double()
 
     def _vectors(self, codes: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Wordline inputs `[groups, vectors, packed rows]`, and the shape of their outputs.
@@ -279,19 +338,14 @@ class CrossbarLayer(nn.Module):
         if geometry is None:
             vectors = codes.reshape(1, -1, codes.shape[-1])
             return self._keep(vectors), (*codes.shape[:-1], layout.outputs)
-        padded = functional.pad(codes, geometry.padding, value=float(self.zero_point))
-        height, width = (
-            (padded.shape[2 + axis] - geometry.dilation[axis] * (geometry.kernel[axis] - 1) - 1)
-            // geometry.stride[axis]
-            + 1
-            for axis in range(2)
-        )
-        patches = functional.unfold(
-            padded, geometry.kernel, geometry.dilation, stride=geometry.stride
-        )  # [batch, groups * rows, positions]
-        batch = codes.shape[0]
-        vectors = patches.reshape(batch, layout.groups, layout.rows, -1).permute(1, 0, 3, 2)
-        vectors = vectors.reshape(layout.groups, -1, layout.rows)
+        windows = codes
+        for axis in range(2):
+            reach = geometry.dilation[axis] * (geometry.kernel[axis] - 1) + 1
+            windows = windows.unfold(2 + axis, reach, geometry.stride[axis])
+            windows = windows[..., :: geometry.dilation[axis]]
+        batch, _, height, width = windows.shape[:4]
+        windows = windows.unflatten(1, (layout.groups, -1)).permute(1, 0, 3, 4, 2, 5, 6)
+        vectors = windows.reshape(layout.groups, -1, layout.rows)
         return self._keep(vectors), (batch, height, width, layout.groups * layout.outputs)
 
     def _keep(self, vectors: Tensor) -> Tensor:

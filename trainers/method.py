@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hwmodel.circulant import LARGEST_BLOCK, plan_circulant
 from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
-from hwmodel.errors import SpecError
+from hwmodel.errors import MappingError, SpecError
 from hwmodel.geometry import LayerShape, MappedLayer, plan_layer
 from hwmodel.mapping import MatrixLayout
 from hwmodel.segment_mask import SegmentMask
@@ -60,7 +61,7 @@ class LayerTarget:
             ("nonzeros", self.spec.wordlines, "the crossbar's wordlines"),
             ("adc_bits", 32, "a resolution"),
             ("weight_levels", self.spec.weight_limit, "the largest integer weight"),
-            ("block_size", self.spec.wordlines, "the crossbar's wordlines"),
+            ("block_size", LARGEST_BLOCK, "blocks are fitted to the layer"),
         ):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= high:
@@ -72,8 +73,22 @@ class LayerTarget:
         """The layer's worst case, whatever its weights will be.
 
         Raises:
-            MappingError: more kept than there is.
+            MappingError: more kept than there is, or rows or outputs removed from circulant blocks.
         """
+        if self.block_size is not None:
+            for what, kept in (("rows", self.rows), ("outputs", self.outputs)):
+                dense = getattr(shape, what)
+                if kept not in (None, dense):
+                    raise MappingError(
+                        f"{shape.name}: {kept} {what} kept; allowed with circulant blocks: {dense}"
+                    )
+            return plan_circulant(
+                shape,
+                self.spec,
+                self.block_size,
+                nonzeros=self.nonzeros,
+                adc_bits=self.adc_bits,
+            )
         return plan_layer(
             shape,
             self.spec,

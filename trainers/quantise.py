@@ -45,4 +45,4 @@ def quantise_weight(weight: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 
 def quantise_activations(values: Tensor, scale: Tensor, zero_point: Tensor, limit: int) -> Tensor:
     """Integer codes `0..limit`, kept in the float type of `values`."""
-    return (torch.round(values / scale) + zero_point).clamp(0, limit)
+    return (values / scale).round_().add_(zero_point).clamp_(0, limit)

@@ -5,6 +5,7 @@ layers, attention, transposed convolutions, embeddings, bare parameters) is *unm
 either refuses it by name (`check_mapped`) or lets it be computed digitally (`digital_layers`).
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from hwmodel.digital import DigitalLayer
 from hwmodel.errors import MappingError
 from hwmodel.geometry import LayerShape
+from hwmodel.layers import DigitalLayer
 from hwmodel.mapping import MatrixLayout
 from trainers.config import NetworkConfig
 
@@ -94,15 +95,8 @@ def digital_layers(network: nn.Module, example: Tensor) -> list[DigitalLayer]:
     unmapped = unmapped_layers(network)
     mapped = set(crossbar_modules(network))
     counter = FlopCounterMode(display=False)
-    # Fused recurrent layers and fused attention would hide their products from the counter.
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        unfused = torch.backends.mkldnn.flags(enabled=False)
-        with _evaluating(network), torch.no_grad(), unfused, counter:
-            network(example)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    with _evaluating(network), torch.no_grad(), _unfused(), counter:
+        network(example)
     # Paths begin with the class of the network, which is not part of a layer's name.
     counts = {
         path.partition(".")[2]: sum(operations.values()) // 2
@@ -141,6 +135,20 @@ def _modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if isinstance(module, _ATOMIC):
             atomic.append(f"{name}." if name else "")
         yield name, module
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """No fused recurrent layers and attention: these would hide their products from a counter."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about TF32 on other devices
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with torch.backends.mkldnn.flags(enabled=False):
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
 
 
 @contextmanager
@@ -222,5 +230,6 @@ def layer_shapes(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[
             outputs=layout.outputs,
             groups=layout.groups,
             positions=positions[name],
+            kernel=layout.rows // module.weight.shape[1],
         )
     return shapes

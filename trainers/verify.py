@@ -13,13 +13,20 @@ from torch import nn
 from hwmodel.errors import CertificateError, CheckpointError
 from hwmodel.nonideality import Nonideality
 from trainers.checkpoint import MANIFEST, changed_files, load_checkpoint
-from trainers.data import Batches, ImageSet
+from trainers.data import ImageSet
 from trainers.export import ONNX_FILE, SAMPLES_FILE, onnx_logits
 from trainers.fit import accuracy
 from trainers.integer import EVERY_READING, EXACT, integer_layers, set_readout
 from trainers.robustness import Robustness, robust_accuracy
+from trainers.slices import SliceReport, slice_report
 
-__all__ = ["LayerProof", "Verification", "measure_folder", "verify_folder"]
+__all__ = [
+    "LayerProof",
+    "Verification",
+    "measure_folder",
+    "slices_of_folder",
+    "verify_folder",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,11 +159,27 @@ def measure_folder(
     return robust_accuracy(checkpoint.network, chosen, nonideality, seeds)
 
 
+def slices_of_folder(folder: Path, *, images: int = 256) -> SliceReport:
+    """The bit slices of an export, and its accuracy with ADCs that clip one segment in a thousand.
+
+    Args:
+        folder: an export folder.
+        images: sample images to classify.
+
+    Raises:
+        CheckpointError: a folder that is not an export, or unreadable files.
+        MappingError: weights that the crossbars cannot even store.
+    """
+    checkpoint = load_checkpoint(folder)
+    samples = _read_samples(folder, checkpoint.classes)
+    return slice_report(checkpoint.network, samples.subset(min(images, len(samples))))
+
+
 @torch.no_grad()
 def _mismatches(network: nn.Module, images: ImageSet) -> int:
     """Images whose logits change when every ADC reading is simulated."""
     count = 0
-    for batch, _ in Batches(images, 32, seed=0, device="cpu", shuffle=False).epoch(0):
+    for batch, _ in images.batches(32, seed=0, device="cpu", shuffle=False).epoch(0):
         set_readout(network, EXACT)
         expected = network(batch)
         set_readout(network, EVERY_READING)

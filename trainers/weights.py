@@ -10,8 +10,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hwmodel.errors import CheckpointError
+from trainers.tracing import crossbar_modules
 
-__all__ = ["load_weights", "save_weights"]
+__all__ = ["head_name", "load_weights", "save_weights"]
+
+_NESTED = ("state_dict", "model", "model_state_dict", "net")
+"""Where training checkpoints keep the state dict, the first that is there."""
+_PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.")
+"""Of DataParallel, Lightning, feature extractors and torch.compile, in any order and number."""
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
@@ -23,34 +29,77 @@ def save_weights(network: nn.Module, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
+def load_weights(network: nn.Module, path: Path, *, reset_head: bool = False) -> None:
     """Loads a safetensors file or a state dict into a network, on the network's device.
 
-    A `state_dict` inside a training checkpoint and the prefix `module.` are seen through; nothing
-    but tensors is unpickled.
+    State dicts inside training checkpoints and the prefixes that wrappers leave are seen through;
+    nothing but tensors is unpickled. On an error the network stays as it was.
+
+    Args:
+        network: what to load into.
+        path: a `.safetensors` file, or a state dict that `torch.save` wrote.
+        reset_head: leaves the last layer (`head_name`) as it is, whatever the file says of it.
 
     Raises:
         CheckpointError: unreadable, or a tensor that is missing, not expected or of another shape.
     """
-    found = dict(_read(path))
     expected = network.state_dict()
-    if not set(expected) & set(found):
-        found = {key.removeprefix("module."): value for key, value in found.items()}
+    found = _without_prefixes(dict(_read(path)), set(expected))
+    head = head_name(network)
+    if reset_head:
+        own = {key: value for key, value in expected.items() if key.startswith(f"{head}.")}
+        found = {**{key: found[key] for key in found if not key.startswith(f"{head}.")}, **own}
     for key, tensor in expected.items():
-        if key not in found:
-            if key.endswith("num_batches_tracked"):
-                found[key] = torch.zeros_like(tensor)
-                continue
-            raise CheckpointError(f"{path}: tensor {key!r} is missing")
+        if key not in found and key.endswith("num_batches_tracked"):
+            found[key] = torch.zeros_like(tensor)  # checkpoints older than PyTorch 0.4 have none
+    missing = [key for key in expected if key not in found]
+    strange = [key for key in found if key not in expected]
+    if missing or strange:
+        raise CheckpointError(f"{path}: {_difference(missing, sorted(strange))}")
+    for key, tensor in expected.items():
         if found[key].shape != tensor.shape:
+            hint = " (network.reset_head = true starts this layer afresh)"
             raise CheckpointError(
-                f"{path}: tensor {key!r} has shape {tuple(found[key].shape)}, "
-                f"the network's has {tuple(tensor.shape)}"
+                f"{path}: tensor {key!r} has shape {tuple(found[key].shape)}, the network's has "
+                f"{tuple(tensor.shape)}{hint if key.startswith(f'{head}.') else ''}"
             )
-    strange = sorted(set(found) - set(expected))
-    if strange:
-        raise CheckpointError(f"{path}: tensor {strange[0]!r} is not part of the network")
     network.load_state_dict(found)
+
+
+def head_name(network: nn.Module) -> str:
+    """The name of the last layer: the last that lies on a crossbar, in the order of modules.
+
+    Raises:
+        MappingError: no such layer.
+    """
+    return list(crossbar_modules(network))[-1]
+
+
+def _without_prefixes(found: dict[str, Tensor], expected: set[str]) -> dict[str, Tensor]:
+    """The tensors by the network's names, without the prefixes of wrappers around it."""
+    while not expected & set(found):
+        prefix = next((p for p in _PREFIXES if any(key.startswith(p) for key in found)), None)
+        if prefix is None:
+            break
+        found = {key.removeprefix(prefix): value for key, value in found.items()}
+    return found
+
+
+def _difference(missing: list[str], strange: list[str]) -> str:
+    """Which names differ, the first few of them."""
+    parts = []
+    if missing:
+        parts.append(f"{_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    if strange:
+        is_part = "is not part" if len(strange) == 1 else "are not part"
+        parts.append(f"{_listed(strange)} {is_part} of the network")
+    return "; ".join(parts)
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"tensor{'s' if len(names) > 1 else ''} {shown}{more}"
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
@@ -65,8 +114,9 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except Exception as error:  # torch reports a bad pickle in many types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{path}: not a state dict of tensors ({reason})") from None
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    if isinstance(content, Mapping):
+        nested = (content[key] for key in _NESTED if isinstance(content.get(key), Mapping))
+        content = next(nested, content)
     if not isinstance(content, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):

@@ -10,6 +10,7 @@ from hwmodel.errors import ConfigError, CrossfrontError
 
 if TYPE_CHECKING:
     from trainers.robustness import Robustness
+    from trainers.slices import SliceReport
     from trainers.verify import Verification
 
 __all__ = ["COMMANDS"]
@@ -97,12 +98,15 @@ def verify(
         bool, typer.Option("--ir-drop", help="Wires of 1 ohm a cell, cells of 33 to 333 kohm.")
     ] = False,
     seeds: Annotated[int, typer.Option(help="Lossy devices to draw, seeds 0, 1, ...", min=1)] = 10,
+    slices: Annotated[
+        bool, typer.Option("--slices", help="Share of non-zeros and ADC bits of each bit slice.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Prove an export again from its files alone: crossfront verify out/ --faults 0.001."""
     from hwmodel.nonideality import REFERENCE_WIRE_RATIO, Nonideality
     from search.cli.output import print_json, say
-    from trainers.verify import measure_folder, verify_folder
+    from trainers.verify import measure_folder, slices_of_folder, verify_folder
 
     lossy = ir_drop or any(size is not None for size in (faults, variation, read_noise))
     # A mistake in an option is better known before the proof.
@@ -118,11 +122,16 @@ def verify(
     found = None
     if lossy and proof.ok:  # what is not proven is not worth measuring
         found = measure_folder(folder, device, range(seeds), images=images)
+    sliced = slices_of_folder(folder, images=images) if slices and proof.ok else None
     if as_json:
         measured = {} if found is None else {"robustness": found.to_json()}
-        print_json({**proof.to_json(), **measured})
-    elif found is not None:
-        _print_robustness(found)
+        counted = {} if sliced is None else {"bit_slices": sliced.to_json()}
+        print_json({**proof.to_json(), **measured, **counted})
+    else:
+        if found is not None:
+            _print_robustness(found)
+        if sliced is not None:
+            _print_slices(sliced)
     for failure in proof.failures:
         say(f"not proven: {failure}")
     if not proof.ok:
@@ -187,6 +196,20 @@ def _print_robustness(found: "Robustness") -> None:
         f"accuracy {found.mean:.4f}, standard deviation {found.spread:.4f} over "
         f"{len(found.seeds)} seeds (from {min(found.per_seed):.4f} to {max(found.per_seed):.4f}) "
         f"on {found.images} images; ideal {found.ideal:.4f}"
+    )
+
+
+def _print_slices(found: "SliceReport") -> None:
+    print("bit slices  non-zero  ADC bits of segments: largest  99.9 percent  mean")
+    for index, group in reversed(list(enumerate(found.slices))):
+        print(
+            f"{index:10}  {group.nonzero_share:8.2%}  {group.max_bits:29}  "
+            f"{found.clipped_bits[index]:12}  {group.mean_bits:4.2f}"
+        )
+    bits = ", ".join(map(str, reversed(found.clipped_bits)))
+    print(
+        f"accuracy {found.clipped_accuracy:.4f} with ADCs of {bits} bits, which clip up to 1 in "
+        f"1000 segments; lossless {found.accuracy:.4f}, both on {found.images} images"
     )
 
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwmodel.adc.base import MAX_ADC_BITS
-from hwmodel.digital import split_layers
 from hwmodel.errors import ConfigError, OutOfRangeError
+from hwmodel.layers import split_layers
 
 if TYPE_CHECKING:
     from hwmodel.accelerator import CostModel
     from hwmodel.adc import AdcCost
-    from hwmodel.digital import AnyLayer
     from hwmodel.geometry import LayerShape
+    from hwmodel.layers import AnyLayer
     from trainers.config import NetworkConfig
 
 __all__ = ["COMMANDS"]
@@ -44,6 +44,9 @@ def cost(
         typer.Option(help="layer, chip_max, tile_types:K, slice, early_stop, or all side by side."),
     ] = "layer",
     provisioning: Annotated[str, typer.Option(help="share or whole.")] = "share",
+    replication: Annotated[
+        float, typer.Option(help="Crossbars with copies of slow layers, times the network's own.")
+    ] = 1.0,
     node: Annotated[float | None, typer.Option(help="Node in nm (default: the preset's).")] = None,
     node_table: Annotated[
         str, typer.Option(help="How digital parts follow the node.")
@@ -72,6 +75,7 @@ def cost(
         law=law,
         policy="layer" if policy == _ALL else policy,
         provisioning=provisioning,
+        replication=replication,
         node_m=None if node is None else node * 1e-9,
         node_table=node_table,
     )
@@ -264,7 +268,7 @@ def _print_totals(content: dict[str, Any]) -> None:
         print(
             f"  {layer['name']:24} {layer['crossbars']:5} crossbars of "
             f"{layer['wordlines']}x{layer['bitlines']}, {layer['adc_bits']} ADC bits, "
-            f"{layer['conversions']:.3g} conversions"
+            f"{layer['conversions']:.3g} conversions{_copies(layer['replication'])}"
         )
     for layer in content["digital"]:
         print(f"  {layer['name']:24} digital: {layer['macs']:.3g} multiply-accumulates")
@@ -272,6 +276,10 @@ def _print_totals(content: dict[str, Any]) -> None:
         print(f"  {key:18} {value:.4g}")
     less = ", ".join(f"{key} {value:.2f}" for key, value in content["ratio"].items())
     print(f"  times less than dense on the same crossbars: {less}")
+
+
+def _copies(count: int) -> str:
+    return f", {count} copies" if count > 1 else ""
 
 
 def _print_band(band: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _WITHIN = 0.01
-_SHOWN = ("accuracy", "adc_area", "adc_power", "area", "power")
+_SHOWN = ("accuracy", "robust_accuracy", "adc_area", "adc_power", "area", "power")
 
 
 def say(text: str) -> None:
@@ -122,7 +122,8 @@ def print_rescored(rescored: Rescored) -> None:
 def _members_table(members: Sequence[tuple[FrozenTrial, Mapping[str, float]]]) -> Table:
     table = Table()
     table.add_column("trial", justify="right")
-    for name in _SHOWN:
+    shown = _shown(members[0][1] if members else {})
+    for name in shown:
         table.add_column(display_name(name), justify="right")
     table.add_column("crossbar", justify="right")
     table.add_column("ADC bits")
@@ -130,7 +131,7 @@ def _members_table(members: Sequence[tuple[FrozenTrial, Mapping[str, float]]]) -
         spec = candidate_of(trial).plan.default
         table.add_row(
             str(trial.number),
-            *[display_number(name, found[name]) for name in _SHOWN],
+            *[display_number(name, found[name]) for name in shown],
             f"{spec.wordlines}x{spec.bitlines}",
             _bits(trial.user_attrs["evaluation"]["adc_bits"]),
         )
@@ -139,7 +140,13 @@ def _members_table(members: Sequence[tuple[FrozenTrial, Mapping[str, float]]]) -
 
 def _add_dense(table: Table, found: Mapping[str, float], bits: str) -> None:
     table.add_section()
-    table.add_row("dense", *[display_number(name, found[name]) for name in _SHOWN], "", bits)
+    row = [display_number(name, found[name]) for name in _shown(found)]
+    table.add_row("dense", *row, "", bits)
+
+
+def _shown(found: Mapping[str, float]) -> tuple[str, ...]:
+    """The columns of a table of members; robust accuracy where it was measured."""
+    return tuple(name for name in _SHOWN if name in found or name != "robust_accuracy")
 
 
 def print_summary(study: Study, outcome: Outcome | None) -> None:

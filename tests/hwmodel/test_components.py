@@ -31,7 +31,14 @@ def component(**fields: Any) -> Component:
 
 
 def test_shipped_presets_load_and_cite_every_component() -> None:
-    assert preset_names() == ("forms-like", "isaac", "isaac-8bit-weights", "small-edge")
+    assert preset_names() == (
+        "forms-like",
+        "isaac",
+        "isaac-8bit-weights",
+        "isaac-9bit-weights",
+        "memristor-blocks",
+        "small-edge",
+    )
     for name in preset_names():
         preset = load_preset(name)
         assert preset.name == name

@@ -45,7 +45,9 @@ def test_digital_parts_follow_the_table_and_nothing_else_does() -> None:
             analog.add(before.name)
             assert after == before
     assert analog == {"dac", "sample_and_hold", "crossbar", "hyper_transport"}
-    kept = {f.name for f in fields(ISAAC)} - {"components", "node_m"}
+    assert small.digital.mac_area_m2 == pytest.approx(0.41 * ISAAC.digital.mac_area_m2)
+    assert small.digital.weight_energy_j == pytest.approx(energy * ISAAC.digital.weight_energy_j)
+    kept = {f.name for f in fields(ISAAC)} - {"components", "node_m", "digital"}
     assert all(getattr(small, name) == getattr(ISAAC, name) for name in kept)
 
 

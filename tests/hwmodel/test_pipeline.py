@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from itertools import product
 
@@ -7,9 +8,10 @@ from hypothesis import strategies as st
 
 from hwmodel.accelerator import CostModel
 from hwmodel.adc import adc_law
+from hwmodel.batch import BatchCostModel
 from hwmodel.components import load_preset
 from hwmodel.crossbar import CrossbarSpec
-from hwmodel.errors import MappingError
+from hwmodel.errors import ConfigError, MappingError
 from hwmodel.geometry import LayerShape, MappedLayer, plan_layer
 from hwmodel.pipeline import balance_pipeline
 
@@ -77,3 +79,29 @@ def test_a_layer_that_is_never_read_keeps_one_copy() -> None:
 def test_a_budget_below_one_copy_each_is_refused() -> None:
     with pytest.raises(MappingError, match="crossbar budget is 1; allowed: 2 up"):
         balance_pipeline([layer("a", 16, 9), layer("b", 16, 9)], PRESET, 1)
+
+
+def test_cost_model_copies_slow_layers_within_its_budget() -> None:
+    layers = [layer("a", 40, 64), layer("b", 40, 4)]
+    law = adc_law("sar_split")
+    plain = CostModel(PRESET, law).evaluate(layers)
+    copied = CostModel(PRESET, law, replication=3).evaluate(layers)
+    own = sum(x.crossbars for x in layers)
+    assert plain.totals.crossbars == own < copied.totals.crossbars <= 3 * own
+    assert copied.totals.latency_s < plain.totals.latency_s
+    assert copied.totals.area_m2 > plain.totals.area_m2
+    assert copied.totals.ops_per_s > plain.totals.ops_per_s
+    assert [x.conversions for x in copied.layers] == [x.conversions for x in plain.layers]
+
+
+@pytest.mark.parametrize("times", [0.5, math.nan, math.inf])
+def test_impossible_budgets_of_the_cost_model_are_refused(times: float) -> None:
+    with pytest.raises(
+        ConfigError, match=f"replication is {times}; allowed: a finite number, 1 up"
+    ):
+        CostModel(PRESET, adc_law("sar_split"), replication=times)
+
+
+def test_batch_refuses_copies_that_a_model_would_choose() -> None:
+    with pytest.raises(ConfigError, match=r"replication of a batch is 2\.0"):
+        BatchCostModel(CostModel(PRESET, adc_law("sar_split"), replication=2.0))

@@ -13,7 +13,7 @@ from hwmodel.crossbar import CrossbarSpec, SignEncoding
 from hwmodel.errors import MappingError
 from hwmodel.mapping import MatrixLayout, to_bitlines, to_segments
 from hwmodel.nonideality import Nonideality, effective_levels
-from hwmodel.simulator import CrossbarSimulator, exact_product, simulate
+from hwmodel.simulator import CrossbarSimulator, simulate
 from tests.strategies import Layer, inputs_of, layers
 
 ENOUGH_BITS = 30
@@ -175,20 +175,6 @@ def test_readings_use_float64_where_float32_would_be_wrong() -> None:
     assert int(inputs_q.float() @ weight_q.float().T) != exact
     for bits in (ENOUGH_BITS, certify(weight_q, spec).adc_bits_per_slice):
         assert int(simulate(inputs_q, weight_q, spec, bits, every_reading=True)) == exact
-
-
-@pytest.mark.parametrize(("weight", "dtype"), [(2**24 - 1, torch.float32), (2**24, torch.float64)])
-@pytest.mark.parametrize("sign", [1, -1])
-def test_product_is_float32_below_two_to_the_24(weight: int, dtype: torch.dtype, sign: int) -> None:
-    matrix_q = torch.tensor([[[0, 0], [sign * (weight - 1), 1]]])
-    product = exact_product(torch.ones(1, 1, 2, dtype=torch.uint8), matrix_q, 1)
-    assert product.dtype is dtype
-    assert product.tolist() == [[[0, sign * (weight - 1) + 1]]]
-
-
-def test_sums_that_float64_cannot_hold_are_refused() -> None:
-    with pytest.raises(MappingError, match=rf"sums up to {2**53}; allowed: below 2\^53"):
-        exact_product(torch.ones(1, 1, 1), torch.tensor([[[2**53]]]), 1)
 
 
 def test_int8_minimum_is_exact_on_the_fast_path() -> None:

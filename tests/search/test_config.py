@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import ConfigError, SpecError
+from hwmodel.nonideality import Nonideality
 from search.config import (
     SAMPLERS,
     CandidateConfig,
     HardwareConfig,
     MlflowConfig,
     RayConfig,
+    RobustnessConfig,
     StudyConfig,
     StudySection,
     load_config,
@@ -159,6 +161,7 @@ def test_sections_are_the_ones_of_the_manual() -> None:
         "space",
         "hardware",
         "train",
+        "robustness",
         "ray",
         "mlflow",
         "candidate",
@@ -247,6 +250,7 @@ def configs(draw: st.DrawFn) -> StudyConfig:
             ),
         ),
         hardware=HardwareConfig(preset="isaac", law="pow2", include_io=draw(st.booleans())),
+        robustness=RobustnessConfig(faults=0.001),
         train=TrainConfig(learning_rate=draw(st.floats(0, 1e300))),
         ray=RayConfig(address=draw(st.none() | _WORDS)),
         mlflow=MlflowConfig(tracking_uri=draw(st.none() | _WORDS)),
@@ -339,3 +343,21 @@ def test_candidate_takes_sizes_that_are_given() -> None:
 def test_impossible_candidate_is_refused(fields_: dict[str, int], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         CandidateConfig(**fields_).candidate(["a"], BASE, network="n", method="m")
+
+
+def test_robust_accuracy_needs_a_lossy_device() -> None:
+    study = {"objectives": ["robust_accuracy", "area"]}
+    with pytest.raises(ConfigError, match=r"robust_accuracy on an ideal device; .*\[robustness\]"):
+        read_config({"study": study})
+    with pytest.raises(ConfigError, match="robust_accuracy on an ideal device"):
+        read_config({"study": {"constraints": ["robust_accuracy >= 0.8"]}})
+    found = read_config({"study": study, "robustness": {"faults": 0.001, "seeds": 3}})
+    assert found.robustness.device == Nonideality.with_faults(0.001)
+    assert RobustnessConfig().device is None
+
+
+def test_impossible_devices_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"fault rate is 2.0; allowed: 0 to 1"):
+        read_config({"robustness": {"faults": 2}})
+    with pytest.raises(ConfigError, match=r"robustness.seeds is 0"):
+        read_config({"robustness": {"seeds": 0}})

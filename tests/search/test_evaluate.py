@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -25,7 +26,9 @@ from search.evaluate import (
 )
 from search.objectives import COSTS
 from spaces.candidate import Candidate, LayerSetting
+from tests.trainers.data.images import png, write_parquet
 from trainers.checkpoint import load_checkpoint
+from trainers.data import StreamedImages
 from trainers.integer import integer_layers
 
 TABLES: dict[str, dict[str, Any]] = {
@@ -131,6 +134,42 @@ def test_baseline_can_come_from_a_file(
     assert found.seconds["train"] == 0.0
 
 
+def test_baseline_with_a_fresh_head_is_trained(
+    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
+) -> None:
+    _, weights, _ = dense
+    given = problem_of(network={"checkpoint": str(weights), "reset_head": True})
+    check_problem(given)
+    found = train_dense(given, tmp_path / "w.safetensors", tmp_path / "dense")
+    assert found.seconds["train"] > 0.0
+    assert found.values["accuracy"] > 0.3
+
+
+def test_streamed_set_is_trained_on_measured_and_recorded(tmp_path: Path) -> None:
+    for split, count in (("train", 256), ("test", 40)):
+        pixels = [png(np.full((28, 28), 25 * (row % 10), np.uint8)) for row in range(count)]
+        labels = [row % 10 for row in range(count)]
+        path = tmp_path / f"{split}.parquet"
+        write_parquet(path, rows_per_group=50, image=pixels, label=labels)
+    data = {"name": "parquet", "path": str(tmp_path), "streaming": True, "test_count": None}
+    train = {"train_count": None, "batch_size": 16}
+    results = []
+    for streaming in (True, False):
+        own = {**data, "streaming": streaming, "cache": str(tmp_path / "cache")}
+        problem = problem_of(data=own, train={**train, "dense_epochs": 0})
+        assert isinstance(problem.dataset.train, StreamedImages) == streaming
+        folder = tmp_path / str(streaming)
+        results.append(train_dense(problem, folder / "w.safetensors", folder / "dense").values)
+    # Untrained, the two differ in nothing: the same calibration, the same test images.
+    assert results[0] == results[1]
+    problem = problem_of(data=data, train=train)
+    found = train_dense(problem, tmp_path / "w.safetensors", tmp_path / "dense")
+    assert found.values["accuracy"] != results[0]["accuracy"]
+    recorded = load_checkpoint(tmp_path / "dense").manifest["dataset"]
+    assert recorded["test_images"] == 40
+    assert recorded["test_digest"] == problem.dataset.test.digest
+
+
 def test_baseline_of_another_network_is_found_out_before_anything_starts(
     dense: tuple[Problem, Path, Evaluation],
 ) -> None:
@@ -180,3 +219,38 @@ def test_a_backbone_can_come_from_a_file(tmp_path: Path) -> None:
 def test_a_task_has_no_teacher() -> None:
     with pytest.raises(ConfigError, match=r"train.distillation is 0.5; allowed with data.backbone"):
         problem_of(data=TASK, train={"distillation": 0.5})
+
+
+def test_robust_accuracy_is_the_mean_over_lossy_devices(
+    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
+) -> None:
+    _, weights, _ = dense
+    robust = {"faults": 0.02, "seeds": 3, "images": 60}
+    problem = problem_of(
+        robustness=robust, study={"objectives": ["accuracy", "robust_accuracy", "area"]}
+    )
+    found = evaluate(problem, candidate(), weights, tmp_path / "one")
+    stored = load_checkpoint(tmp_path / "one").manifest["robustness"]
+    assert found.values["robust_accuracy"] == stored["mean"]
+    assert (stored["n"], stored["images"]) == (3, 60)
+    assert stored["nonideality"]["stuck_on_rate"] > 0
+    assert found.values["robust_accuracy"] != found.values["accuracy"]
+
+
+def test_distillation_changes_what_a_candidate_learns(
+    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
+) -> None:
+    _, weights, _ = dense
+    plain, taught = (
+        evaluate(
+            problem_of(train={"distillation": share}), candidate(), weights, tmp_path / str(share)
+        )
+        for share in (0.0, 0.9)
+    )
+    assert taught.status == COMPLETE, taught.reason
+    first, second = (
+        integer_layers(load_checkpoint(tmp_path / str(share)).network)["fc1"].weight_q
+        for share in (0.0, 0.9)
+    )
+    assert not torch.equal(first, second)
+    assert plain.status == COMPLETE

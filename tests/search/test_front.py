@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hwmodel.errors import ConfigError, StudyError
 from search.front import hypervolume, nondominated, select
-from search.objectives import OBJECTIVES
+from search.objectives import ACCURACIES, OBJECTIVES
 
 Point = dict[str, float]
 _LEVELS = st.integers(0, 10).map(lambda eighths: eighths / 8)
@@ -19,7 +19,7 @@ def fronts(draw: st.DrawFn, most: int = 7) -> tuple[list[Point], list[str]]:
     names = draw(st.lists(st.sampled_from(OBJECTIVES), min_size=1, max_size=4, unique=True))
     values = st.fixed_dictionaries(
         {
-            name: _LEVELS.map(lambda v: min(v, 1.0)) if name == "accuracy" else _LEVELS
+            name: _LEVELS.map(lambda v: min(v, 1.0)) if name in ACCURACIES else _LEVELS
             for name in names
         }
     )
@@ -27,7 +27,7 @@ def fronts(draw: st.DrawFn, most: int = 7) -> tuple[list[Point], list[str]]:
 
 
 def losses(point: Point, names: list[str]) -> list[float]:
-    return [-point[name] if name == "accuracy" else point[name] for name in names]
+    return [-point[name] if name in ACCURACIES else point[name] for name in names]
 
 
 def dominates(one: list[float], other: list[float]) -> bool:
@@ -52,7 +52,7 @@ def boxes(points: list[Point], reference: Point) -> list[list[float]]:
     return [
         [
             (1 - point[name]) / (1 - reference[name])
-            if name == "accuracy"
+            if name in ACCURACIES
             else point[name] / reference[name]
             for name in reference
         ]
@@ -77,7 +77,7 @@ def test_hypervolume_is_what_brute_force_finds(
     case: tuple[list[Point], list[str]], least: float
 ) -> None:
     points, names = case
-    reference = {name: least if name == "accuracy" else 0.75 for name in names}
+    reference = {name: least if name in ACCURACIES else 0.75 for name in names}
     found = hypervolume(points, reference)
     assert found == pytest.approx(union_volume(boxes(points, reference)), abs=1e-9)
 

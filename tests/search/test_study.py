@@ -252,7 +252,7 @@ def search_jointly(storage: Path, sampler: str, seed: int) -> list[Candidate]:
         trials=20,
         constraints=["accuracy >= 0.3", "area <= 0.9x"],
     )
-    space = JointSpace(SpaceConfig(), SHAPES, CrossbarSpec(), network="mlp", method="tinyadc")
+    space = JointSpace(SpaceConfig(), SHAPES, CrossbarSpec(), network="mlp", methods=["tinyadc"])
     study.enqueue(space.starts())
 
     def cost(candidate: Candidate) -> dict[str, float]:

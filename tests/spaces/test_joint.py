@@ -300,3 +300,35 @@ def test_base_too_narrow_for_the_cells_does_not_matter() -> None:
 def test_small_crossbars_need_no_other_setting() -> None:
     """The docstring: choices above a candidate's wordlines mean no bound."""
     SpaceConfig(wordlines=(16,))
+
+
+def test_blocks_that_no_layer_is_wide_enough_for_are_no_setting() -> None:
+    shapes = {
+        "first": LayerShape(name="first", rows=25, outputs=8, kernel=25),
+        "wide": LayerShape(name="wide", rows=72, outputs=8, kernel=9),
+        "depthwise": LayerShape(name="depthwise", rows=9, outputs=1, groups=8, kernel=9),
+        "last": LayerShape(name="last", rows=8, outputs=4),
+    }
+    config = SpaceConfig(block_size=(4,), wordlines=(8,), nonzeros=(4,))
+    found = JointSpace(config, shapes, BASE, network="n", methods=["circulant"]).suggest(
+        Recorder(seed=0), seed=0
+    )
+    sizes = {name: setting.block_size for name, setting in found.layers.items()}
+    assert sizes == {"first": None, "wide": 4, "depthwise": None, "last": 4}
+
+
+def test_larger_blocks_are_planned_on_fewer_crossbars_for_more_reads() -> None:
+    shapes = {
+        "first": LayerShape(name="first", rows=27, outputs=64, kernel=9),
+        "wide": LayerShape(name="wide", rows=4608, outputs=512, kernel=9),
+    }
+    crossbars, rotations = [], []
+    for size in (1, 4, 8, 16, 32):
+        config = SpaceConfig(block_size=(1, size)[size == 1 :], wordlines=(128,), bitlines=(128,))
+        searched = JointSpace(config, shapes, BASE, network="n", methods=["circulant"])
+        found = searched.suggest(Fixed(**{"wide.block_size": 1}), seed=0)
+        wide = found.planned(shapes)[1]
+        crossbars.append(wide.crossbars)
+        rotations.append(wide.rotations)
+    assert crossbars == [1152, 288, 144, 72, 36]
+    assert rotations == [1, 4, 8, 16, 32]

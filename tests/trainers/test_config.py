@@ -3,7 +3,7 @@ import math
 import pytest
 
 from hwmodel.errors import ConfigError
-from trainers.config import TrainConfig, check_choice, check_number
+from trainers.config import NetworkConfig, TrainConfig, check_choice, check_number
 
 
 def test_defaults_are_allowed() -> None:
@@ -25,7 +25,11 @@ def test_defaults_are_allowed() -> None:
         ("weight_decay", None, "train.weight_decay is None; allowed: a number from 0"),
         ("train_count", 0, "train.train_count is 0; allowed: an integer from 1"),
         ("optimiser", "lion", "train.optimiser is 'lion'; allowed: sgd, adam"),
-        ("augment", "mixup", "train.augment is 'mixup'; allowed: none, flip, crop-flip"),
+        (
+            "augment",
+            "mixup",
+            "train.augment is 'mixup'; allowed: none, flip, crop-flip, crop-flip-cutout",
+        ),
         ("schedule", "step", "train.schedule is 'step'; allowed: one-cycle, cosine, constant"),
     ],
 )
@@ -54,3 +58,9 @@ def test_choice_lists_the_words() -> None:
     check_choice("kind", "a", ("a", "b"))
     with pytest.raises(ConfigError, match="kind is 'c'; allowed: a, b"):
         check_choice("kind", "c", ("a", "b"))
+
+
+def test_head_can_only_be_reset_where_there_is_a_checkpoint() -> None:
+    assert NetworkConfig(checkpoint="w.pt", reset_head=True).reset_head
+    with pytest.raises(ConfigError, match=r"network\.reset_head is True; allowed without"):
+        NetworkConfig(reset_head=True)

@@ -30,7 +30,13 @@ from tests.trainers.toys import (
 )
 from trainers.checkpoint import load_checkpoint, save_checkpoint
 from trainers.config import NetworkConfig
-from trainers.finalise import activation_ranges, finalise, recalibrate_batch_norm
+from trainers.data import ImageSet
+from trainers.finalise import (
+    activation_ranges,
+    finalise,
+    recalibrate_batch_norm,
+    settle_batch_norm,
+)
 from trainers.fit import accuracy
 from trainers.integer import EVERY_READING, integer_layers, set_readout
 from trainers.method import Method, dense_targets
@@ -244,13 +250,30 @@ def test_network_without_batch_norm_is_left_alone() -> None:
     assert network.training
 
 
-def test_integer_network_uses_the_recalibrated_statistics() -> None:
+def test_statistics_that_fit_nothing_are_recalibrated() -> None:
     network = build_network(CONV_NET, SHAPE, CLASSES)
+    toy_fit(network, toy_images(48), Method(toy_targets(network)), epochs=4)
     with torch.no_grad():
         network.norm.running_mean.fill_(100.0)
-    integer = finalised(network, toy_images(16))
+    integer = finalised(network, toy_images(48))
     assert float(integer.norm.running_mean.abs().max()) < 10
     assert torch.equal(integer.norm.running_mean, network.norm.running_mean)
+
+
+def test_statistics_that_a_few_images_cannot_better_are_kept() -> None:
+    network = build_network(CONV_NET, SHAPE, CLASSES)
+    images = toy_images(240)
+    toy_fit(network, images, Method(toy_targets(network)), epochs=4)
+    recalibrate_batch_norm(network, images)
+    trained = network.norm.running_mean.clone()
+    outlier = ImageSet(
+        name="odd",
+        images=torch.cat((255 - images.images[:4], images.images[:4])),
+        labels=torch.cat((images.labels[:4], images.labels[:4])),
+        classes=CLASSES,
+    )
+    settle_batch_norm(network, outlier)
+    assert torch.equal(network.norm.running_mean, trained)
 
 
 def test_ranges_cover_what_every_call_of_a_layer_sees() -> None:

@@ -3,8 +3,17 @@ import torch
 from torch import Tensor, nn
 
 from hwmodel.errors import MappingError
+from trainers.config import NetworkConfig
 from trainers.networks.lenet import lenet5
-from trainers.tracing import crossbar_modules, dense_layout, layer_shapes
+from trainers.tracing import (
+    check_mapped,
+    crossbar_modules,
+    dense_layout,
+    digital_layers,
+    layer_shapes,
+    trace,
+    unmapped_layers,
+)
 
 
 class Forward(nn.Module):
@@ -84,14 +93,15 @@ def test_hooks_go_even_where_the_forward_pass_fails() -> None:
 )
 def test_layers_without_a_mapping_are_refused_by_name(layer: nn.Module, kind: str) -> None:
     network = nn.Sequential(nn.Linear(2, 2), layer)
-    with pytest.raises(MappingError, match=f"1: a {kind}; allowed: Conv2d and Linear"):
-        crossbar_modules(network)
+    with pytest.raises(MappingError, match=f"1: a {kind} with weights; allowed: Conv2d and Lin"):
+        check_mapped(network)
+    assert list(crossbar_modules(network)) == ["0"]
 
 
 def test_padding_that_is_not_zero_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"))
     with pytest.raises(MappingError, match="0: padding_mode is 'reflect'; allowed: 'zeros'"):
-        crossbar_modules(network)
+        check_mapped(network)
 
 
 def test_network_without_a_layer_is_refused() -> None:
@@ -119,4 +129,50 @@ def test_weights_that_two_layers_share_are_refused() -> None:
     tied[1].weight = tied[0].weight
     for network in (twice, tied):
         with pytest.raises(MappingError, match="shares its weights with 0"):
-            crossbar_modules(network)
+            check_mapped(network)
+
+
+class Mixed(nn.Module):
+    """Two layers for crossbars among everything else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.up = nn.ConvTranspose2d(4, 4, 2, stride=2)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.memory = nn.LSTM(8, 5, batch_first=True)
+        self.extra = nn.Parameter(torch.ones(8, 8))
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = self.up(self.conv(images)).mean(1) @ self.extra
+        rows = rows + self.attention(rows, rows, rows)[0]
+        return torch.as_tensor(self.fc(self.memory(rows)[0][:, -1]))
+
+
+def test_whatever_multiplies_outside_crossbars_is_counted() -> None:
+    network = Mixed()
+    assert list(unmapped_layers(network)) == ["", "up", "attention", "memory"]
+    found = {x.name: (x.macs, x.weights) for x in digital_layers(network, torch.zeros(1, 1, 4, 4))}
+    projections, products = 8 * 8 * 8 * 4, 2 * 8 * 8 * 8
+    assert found == {
+        "network": (8 * 8 * 8, 64),  # a bare parameter
+        "up": (4 * 4 * 4 * 4 * 4, 64),
+        "attention": (projections + products, 4 * 64),
+        "memory": (8 * 4 * 5 * (8 + 5), 4 * 5 * (8 + 5)),
+    }
+
+
+def test_network_that_crossbars_hold_has_nothing_digital() -> None:
+    network = lenet5(input_shape=(1, 28, 28), classes=10)
+    check_mapped(network)
+    assert digital_layers(network, torch.zeros(1, 1, 28, 28)) == []
+
+
+def test_configuration_refuses_unmapped_layers_or_makes_them_digital() -> None:
+    network, shape = Mixed(), (1, 4, 4)
+    with pytest.raises(MappingError, match=r"the network itself: .*network.unmapped = 'digital'"):
+        trace(network, NetworkConfig(), shape)
+    shapes, digital = trace(network, NetworkConfig(unmapped="digital"), shape)
+    assert list(shapes) == ["conv", "fc"]
+    assert len(digital) == 4

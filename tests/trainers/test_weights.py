@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hwmodel.errors import CheckpointError
-from trainers.weights import load_weights, save_weights
+from trainers.networks.resnet import resnet20
+from trainers.weights import head_name, load_weights, save_weights
 
 
 @pytest.fixture
@@ -62,8 +63,23 @@ def test_interrupted_write_leaves_the_old_file(
     assert path.read_bytes() == old
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"epoch": 3, "state_dict": s}])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"epoch": 3, "state_dict": s},
+        lambda s: {"model": s, "optimizer": {"state": {}, "param_groups": []}},
+        lambda s: {"model_state_dict": s, "loss": 0.5},
+        lambda s: {"net": s, "acc": 90.0},
+    ],
+)
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("", "module.", "model.", "backbone.", "_orig_mod."),
+        *("module._orig_mod.", "_orig_mod.module.", "model.backbone."),
+    ],
+)
 def test_nesting_and_prefix_are_seen_through(
     network: nn.Module, tmp_path: Path, wrap: Callable[[object], object], prefix: str
 ) -> None:
@@ -71,6 +87,96 @@ def test_nesting_and_prefix_are_seen_through(
     torch.save(wrap(state), tmp_path / "w.pt")
     load_weights(network, tmp_path / "w.pt")
     assert holds(network, 2)
+
+
+def two_layers(classes: int) -> nn.Module:
+    network = nn.Sequential()
+    network.add_module("body", nn.Linear(2, 3))
+    network.add_module("head", nn.Linear(3, classes))
+    return network
+
+
+def test_reset_head_keeps_the_fresh_last_layer_and_loads_the_rest(tmp_path: Path) -> None:
+    network, other = two_layers(4), two_layers(10)
+    save_file(filled(other), tmp_path / "w.safetensors")
+    fresh = {key: value.clone() for key, value in network.state_dict().items()}
+    load_weights(network, tmp_path / "w.safetensors", reset_head=True)
+    assert head_name(network) == "head"
+    found = network.state_dict()
+    for key in ("head.weight", "head.bias"):
+        assert torch.equal(found[key], fresh[key])
+    for key in ("body.weight", "body.bias"):
+        assert bool((found[key] == 2).all())
+
+
+def test_reset_head_leaves_a_head_of_the_same_shape_out_too(tmp_path: Path) -> None:
+    network = two_layers(4)
+    save_file(filled(network), tmp_path / "w.safetensors")
+    load_weights(network, tmp_path / "w.safetensors", reset_head=True)
+    assert not bool((network.state_dict()["head.weight"] == 2).any())
+
+
+def test_reset_head_still_wants_every_other_tensor(tmp_path: Path) -> None:
+    state = filled(two_layers(10))
+    del state["body.bias"]
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"tensor 'body\.bias' is missing"):
+        load_weights(two_layers(4), tmp_path / "w.safetensors", reset_head=True)
+
+
+def test_head_of_other_classes_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    save_file(filled(two_layers(10)), tmp_path / "w.safetensors")
+    message = r"'head.weight' has shape \(10, 3\), .* has \(4, 3\) \(network.reset_head = true"
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(two_layers(4), tmp_path / "w.safetensors")
+
+
+def test_checkpoint_of_another_network_is_refused_by_both_names(
+    network: nn.Module, tmp_path: Path
+) -> None:
+    save_file(filled(two_layers(10)), tmp_path / "w.safetensors")
+    message = (
+        "tensors '0.weight', '0.bias', '1.weight' and 3 more are missing; "
+        "tensors 'body.bias', 'body.weight', 'head.bias' and 1 more are not part of the network"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(network, tmp_path / "w.safetensors")
+
+
+def test_missing_and_unexpected_tensors_are_named_together(
+    network: nn.Module, tmp_path: Path
+) -> None:
+    state = filled(network)
+    state["1.scale"] = state.pop("1.weight")
+    save_file(state, tmp_path / "w.safetensors")
+    message = "tensor '1.weight' is missing; tensor '1.scale' is not part of the network"
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(network, tmp_path / "w.safetensors")
+
+
+def test_half_precision_weights_become_the_networks_own(network: nn.Module, tmp_path: Path) -> None:
+    state = {key: value.half() for key, value in filled(network).items()}
+    save_file(state, tmp_path / "w.safetensors")
+    load_weights(network, tmp_path / "w.safetensors")
+    assert holds(network, 2)
+    assert next(network.parameters()).dtype == torch.float32
+
+
+RESNET20_TENSORS = {
+    "conv1.weight": (16, 3, 3, 3),
+    "layer1.0.bn2.running_var": (16,),
+    "layer2.0.conv1.weight": (32, 16, 3, 3),
+    "layer3.2.conv2.weight": (64, 64, 3, 3),
+    "linear.weight": (10, 64),
+    "linear.bias": (10,),
+}
+"""Some of the 116 tensors of akamaster/pytorch_resnet_cifar10's published checkpoints."""
+
+
+def test_published_resnet20_state_dict_fits() -> None:
+    state = resnet20(input_shape=(3, 32, 32), classes=10).state_dict()
+    assert len(state) == 19 * 6 + 2
+    assert {key: tuple(state[key].shape) for key in RESNET20_TENSORS} == RESNET20_TENSORS
 
 
 def test_old_checkpoints_without_batch_counters_load(network: nn.Module, tmp_path: Path) -> None:

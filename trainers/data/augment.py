@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["AUGMENTATIONS", "crop_flip", "flip"]
+__all__ = ["AUGMENTATIONS", "crop_flip", "crop_flip_cutout", "cutout", "flip"]
 
 _PADDING = 4
 
@@ -38,9 +38,39 @@ def crop_flip(images: Tensor) -> Tensor:
     return flip(tall.gather(3, columns[:, None, None, :].expand(-1, channels, height, -1)))
 
 
+def cutout(images: Tensor) -> Tensor:
+    """Blanks a square of half the images' shorter side, its centre anywhere in the image.
+
+    Source: DeVries and Taylor (2017), with the 16 pixels of 32 that it uses for CIFAR-10.
+    differs: the square takes the mean of its image by channel; the paper's is 0 after
+    normalisation, which this code leaves to the network.
+
+    Args:
+        images: `[batch, channels, height, width]`.
+    """
+    count, _, height, width = images.shape
+    side = max(min(height, width) // 2, 1)
+    hidden = torch.ones((), dtype=torch.bool, device=images.device)
+    for size, shape in ((height, (count, 1, height, 1)), (width, (count, 1, 1, width))):
+        centre = torch.randint(0, size, (count, 1), device=images.device)
+        offset = torch.arange(size, device=images.device) - centre + side // 2
+        hidden = hidden & ((offset >= 0) & (offset < side)).reshape(shape)
+    return torch.where(hidden, images.mean(dim=(2, 3), keepdim=True), images)
+
+
+def crop_flip_cutout(images: Tensor) -> Tensor:
+    """`crop_flip`, then `cutout`.
+
+    Args:
+        images: `[batch, channels, height, width]`.
+    """
+    return cutout(crop_flip(images))
+
+
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda images: images,
     "flip": flip,
     "crop-flip": crop_flip,
+    "crop-flip-cutout": crop_flip_cutout,
 }
 """By name; all draw from torch's own generator, which the training loop seeds and saves."""

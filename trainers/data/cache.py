@@ -40,8 +40,8 @@ def cache_folder(override: str | None = None) -> Path:
 
 
 def cached_dataset(
-    name: str, files: Sequence[Path], decode: Callable[[], Dataset], *, folder: Path
-) -> Dataset:
+    name: str, files: Sequence[Path], decode: Callable[[], Dataset[ImageSet]], *, folder: Path
+) -> Dataset[ImageSet]:
     """The data set that `decode` gives, memory-mapped from the cache; decoded if it is not there.
 
     A cache file that is truncated or otherwise unreadable is decoded and written again. If the
@@ -82,7 +82,7 @@ def _key(name: str, files: Sequence[Path]) -> str:
     return content.hexdigest()[:24]
 
 
-def _load(name: str, path: Path) -> Dataset | None:
+def _load(name: str, path: Path) -> Dataset[ImageSet] | None:
     """The data set in a cache file, mapped without a copy; None if there is no sound one."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -104,7 +104,7 @@ def _load(name: str, path: Path) -> Dataset | None:
         return None
 
 
-def _write(dataset: Dataset, path: Path) -> None:
+def _write(dataset: Dataset[ImageSet], path: Path) -> None:
     """Puts a cache file in place in one step."""
     tensors: dict[str, torch.Tensor] = {}
     for split, images in zip(_SPLITS, (dataset.train, dataset.test), strict=True):

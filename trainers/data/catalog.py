@@ -7,13 +7,11 @@ from pathlib import Path
 from hwmodel.errors import DataError
 from trainers.data.cache import cache_folder, cached_dataset
 from trainers.data.dataset import Dataset, ImageSet
-from trainers.data.readers import (
-    image_folder_files,
-    read_cifar_binary,
-    read_idx,
-    read_image_folder,
-    read_parquet,
-)
+from trainers.data.encoded import image_folder_files, read_image_folder
+from trainers.data.parquet import read_parquet
+from trainers.data.readers import read_cifar_binary, read_cifar_pickled, read_idx
+from trainers.data.source import ImageSource
+from trainers.data.stream import StreamedImages, stream_folder, stream_parquet
 
 __all__ = ["EMBEDDED_DIGESTS", "EMBEDDED_FILE", "DataConfig", "dataset_names", "load_dataset"]
 
@@ -31,7 +29,7 @@ class DataConfig:
     """Which data set, and how much of it.
 
     Raises:
-        DataError: if a count is below 1.
+        DataError: if a count, `image_size` or `shuffle_buffer` is below 1.
     """
 
     name: str = "fashion-mnist-12k"
@@ -47,14 +45,25 @@ class DataConfig:
     backbone_classes: tuple[int, ...] | None = None
     """Classes of the same set that a backbone is trained on first; candidates then start from it,
     with a new head, and learn `classes` (None: no such task before)."""
+    image_size: int | None = None
+    """Side in pixels that encoded images (Parquet, image folders) are scaled to, the largest
+    centred square of each; None: as stored, all of one size."""
+    streaming: bool = False
+    """Whether encoded images (Parquet, image folders) are read and decoded anew in every epoch, for
+    sets that do not fit in memory; a `train_count` or `test_count` takes its images into memory all
+    the same."""
+    shuffle_buffer: int = 2048
+    """Encoded images in memory at a time, from which a streamed epoch draws."""
     cache: str | None = None
     """Cache folder; None: $XDG_CACHE_HOME/crossfront or ~/.cache/crossfront."""
 
     def __post_init__(self) -> None:
-        for field in ("train_count", "test_count"):
+        for field in ("train_count", "test_count", "image_size", "shuffle_buffer"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise DataError(f"{field} is {value}, expected at least 1")
+        if self.streaming and self.classes is not None:
+            raise DataError(f"classes is {list(self.classes)}, expected none with streaming")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +71,11 @@ class _Source:
     """The files of a data set and what reads its training and test set from them."""
 
     files: tuple[Path, ...]
-    read: Callable[[], tuple[ImageSet, ImageSet]]
+    read: Callable[[int | None], tuple[ImageSet, ImageSet]]
+    """Takes the side that images are scaled to."""
+    stream: Callable[[int | None, int], tuple[StreamedImages, StreamedImages]] | None = None
+    """Takes that side and the encoded images in memory; None for plain pixels, which are neither
+    scaled nor streamed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,29 +92,62 @@ def dataset_names() -> tuple[str, ...]:
     return tuple(sorted(_CATALOG))
 
 
-def load_dataset(config: DataConfig) -> Dataset:
-    """The data set that a configuration names, memory-mapped from the cache.
+def load_dataset(config: DataConfig) -> Dataset[ImageSource]:
+    """The data set that a configuration names, memory-mapped from the cache or streamed.
 
     Raises:
         DataError: if the name is unknown, the path is missing or holds something else, a file is
-            damaged, a class is not in the set, or a count is larger than it.
+            damaged, a class is not in the set, a count is larger than it, or it cannot be scaled
+            or streamed.
     """
     if config.name not in _CATALOG:
         known = ", ".join(dataset_names())
         raise DataError(f"unknown data set {config.name!r}, expected one of {known}")
     source = _CATALOG[config.name].find(_path_of(config))
-
-    def decode() -> Dataset:
-        train, test = source.read()
-        return _dataset(config.name, train, test)
-
-    folder = cache_folder(config.cache)
-    dataset = cached_dataset(config.name, source.files, decode, folder=folder)
-    if config.classes is not None:
-        dataset = dataset.of_classes(config.classes)
-    train = _limited(dataset.train, config.train_count, "train_count")
-    test = _limited(dataset.test, config.test_count, "test_count")
+    if config.image_size is not None and source.stream is None:
+        raise DataError(
+            f"{config.name}: image_size is {config.image_size}, but its files hold plain pixels, "
+            "expected none"
+        )
+    splits = _streamed(config, source) if config.streaming else _in_memory(config, source)
+    counts = {"train_count": config.train_count, "test_count": config.test_count}
+    train, test = (
+        images if count is None else _limited(images, count, field)
+        for images, (field, count) in zip(splits, counts.items(), strict=True)
+    )
     return Dataset(name=config.name, train=train, test=test)
+
+
+def _in_memory(config: DataConfig, source: _Source) -> tuple[ImageSource, ImageSource]:
+    def decode() -> Dataset[ImageSet]:
+        train, test = source.read(config.image_size)
+        classes = max(train.classes, test.classes)
+        return Dataset(
+            name=config.name,
+            train=replace(train, name=f"{config.name}/train", classes=classes),
+            test=replace(test, name=f"{config.name}/test", classes=classes),
+        )
+
+    # What is scaled to another size is another set to the cache.
+    scaled = "" if config.image_size is None else f"-{config.image_size}px"
+    folder = cache_folder(config.cache)
+    dataset = cached_dataset(f"{config.name}{scaled}", source.files, decode, folder=folder)
+    if config.classes is None:
+        return dataset.train, dataset.test
+    return dataset.train.of_classes(config.classes), dataset.test.of_classes(config.classes)
+
+
+def _streamed(config: DataConfig, source: _Source) -> tuple[ImageSource, ImageSource]:
+    if source.stream is None:
+        raise DataError(
+            f"{config.name}: streaming is true, but its files hold plain pixels, expected false"
+        )
+    train, test = source.stream(config.image_size, config.shuffle_buffer)
+    classes = max(train.classes, test.classes)
+    return (
+        replace(train, name=f"{config.name}/train", classes=classes),
+        replace(test, name=f"{config.name}/test", classes=classes),
+    )
 
 
 def _path_of(config: DataConfig) -> Path:
@@ -116,26 +162,14 @@ def _path_of(config: DataConfig) -> Path:
     return path
 
 
-def _dataset(name: str, train: ImageSet, test: ImageSet) -> Dataset:
-    """Both splits under the set's name, with the classes of the one that has more of them."""
-    classes = max(train.classes, test.classes)
-    return Dataset(
-        name=name,
-        train=replace(train, name=f"{name}/train", classes=classes),
-        test=replace(test, name=f"{name}/test", classes=classes),
-    )
-
-
-def _limited(images: ImageSet, count: int | None, field: str) -> ImageSet:
-    if count is None:
-        return images
+def _limited(images: ImageSource, count: int, field: str) -> ImageSet:
     if count > len(images):
         raise DataError(f"{field} is {count}, but {images.name} allows at most {len(images)}")
     return images.subset(count)
 
 
 def _find_embedded(path: Path) -> _Source:
-    def read() -> tuple[ImageSet, ImageSet]:
+    def read(_image_size: int | None) -> tuple[ImageSet, ImageSet]:
         splits = [read_parquet([path], split) for split in EMBEDDED_DIGESTS]
         for images, (split, digest) in zip(splits, EMBEDDED_DIGESTS.items(), strict=True):
             if images.digest != digest:
@@ -161,7 +195,7 @@ def _find_idx(path: Path) -> _Source:
         )
     ]
 
-    def read() -> tuple[ImageSet, ImageSet]:
+    def read(_image_size: int | None) -> tuple[ImageSet, ImageSet]:
         return read_idx(files[0], files[1], classes=10), read_idx(files[2], files[3], classes=10)
 
     return _Source(files=tuple(files), read=read)
@@ -186,32 +220,31 @@ def _find_cifar100(path: Path) -> _Source:
 def _find_cifar(
     path: Path, folder: str, train: list[str], test: str, *, label_bytes: int
 ) -> _Source:
-    """Parquet shards or binary batches, in `path` or the sub-folder the archives unpack to."""
+    """Parquet shards, or batches in `path` or the sub-folder that the archives unpack to."""
     if _shards(path, "train") and _shards(path, "test"):
         return _find_parquet(path)
-    folders = [path, path / f"{folder}-bin", path / f"{folder}-binary"]
-    for place in folders:
-        files = [place / f"{stem}.bin" for stem in [*train, test]]
-        if all(file.is_file() for file in files):
-            return _cifar_binary(files, label_bytes)
-    pickled = [path, path / f"{folder}-py", path / f"{folder}-python"]
-    expected = f"train-*.parquet and test-*.parquet, or {train[0]}.bin ... {test}.bin"
-    if any((place / test).is_file() for place in pickled):
-        raise DataError(
-            f"{path}: holds the pickled batches, which can run any code when opened; "
-            f"expected the binary or the Parquet version: {expected}"
-        )
-    raise DataError(f"{path}: no CIFAR files there, expected {expected}")
+    versions = (
+        (".bin", ("bin", "binary"), read_cifar_binary),
+        ("", ("py", "python"), read_cifar_pickled),
+    )
+    for suffix, endings, read in versions:
+        for place in (path, *(path / f"{folder}-{ending}" for ending in endings)):
+            files = [place / f"{stem}{suffix}" for stem in [*train, test]]
+            if all(file.is_file() for file in files):
+                return _cifar(files, label_bytes, read)
+    raise DataError(
+        f"{path}: no CIFAR files there, expected train-*.parquet and test-*.parquet, or "
+        f"{train[0]}.bin ... {test}.bin, or {train[0]} ... {test}"
+    )
 
 
-def _cifar_binary(files: list[Path], label_bytes: int) -> _Source:
-    """Binary batches, of which the last is the test set."""
+def _cifar(
+    files: list[Path], label_bytes: int, read: Callable[[list[Path], int], ImageSet]
+) -> _Source:
+    """Batches, of which the last is the test set."""
     return _Source(
         files=tuple(files),
-        read=lambda: (
-            read_cifar_binary(files[:-1], label_bytes),
-            read_cifar_binary(files[-1:], label_bytes),
-        ),
+        read=lambda _: (read(files[:-1], label_bytes), read(files[-1:], label_bytes)),
     )
 
 
@@ -228,19 +261,32 @@ def _find_parquet(path: Path) -> _Source:
     """Files named after their split, or files with a column `split`."""
     train, test = _shards(path, "train"), _shards(path, "test")
     if train and test:
-        return _Source(
-            files=(*train, *test), read=lambda: (read_parquet(train), read_parquet(test))
-        )
+        return _parquet((train, None), (test, None))
     files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
     if not files:
         raise DataError(
             f"{path}: no Parquet files there, expected train*.parquet and test*.parquet, or files "
             "with a column 'split'"
         )
-    return _Source(
-        files=tuple(files),
-        read=lambda: (read_parquet(files, "train"), read_parquet(files, "test")),
-    )
+    return _parquet((files, "train"), (files, "test"))
+
+
+def _parquet(train: tuple[list[Path], str | None], test: tuple[list[Path], str | None]) -> _Source:
+    """Two sets, each of files or of the rows of one split in them."""
+
+    def read(image_size: int | None) -> tuple[ImageSet, ImageSet]:
+        return (
+            read_parquet(*train, image_size=image_size),
+            read_parquet(*test, image_size=image_size),
+        )
+
+    def stream(image_size: int | None, buffer: int) -> tuple[StreamedImages, StreamedImages]:
+        return (
+            stream_parquet(*train, image_size=image_size, buffer=buffer),
+            stream_parquet(*test, image_size=image_size, buffer=buffer),
+        )
+
+    return _Source(files=tuple(dict.fromkeys([*train[0], *test[0]])), read=read, stream=stream)
 
 
 def _find_image_folder(path: Path) -> _Source:
@@ -253,7 +299,14 @@ def _find_image_folder(path: Path) -> _Source:
         raise DataError(f"{path}: classes in only one of train and test: {differing}")
     return _Source(
         files=tuple(file for _, files in [*train, *test] for file in files),
-        read=lambda: (read_image_folder(path / "train"), read_image_folder(path / "test")),
+        read=lambda image_size: (
+            read_image_folder(path / "train", image_size=image_size),
+            read_image_folder(path / "test", image_size=image_size),
+        ),
+        stream=lambda image_size, buffer: (
+            stream_folder(path / "train", image_size=image_size, buffer=buffer),
+            stream_folder(path / "test", image_size=image_size, buffer=buffer),
+        ),
     )
 
 

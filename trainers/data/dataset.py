@@ -1,15 +1,17 @@
-"""A data set held in memory: `ImageSet` (images and their labels) and `Dataset` (two of them)."""
+"""Images and labels held in memory (`ImageSet`); a training and a test set of them (`Dataset`)."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Generic, TypeVar, cast
 
 import torch
 
 from hwmodel.errors import DataError
+from trainers.data.loader import Batches
+from trainers.data.source import ImageSource
 
-__all__ = ["Dataset", "ImageSet"]
+__all__ = ["Dataset", "ImageSet", "rows_by_turn"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,12 +80,31 @@ class ImageSet:
             DataError: if `count` is not between 1 and the number of images.
         """
         self._require(1 <= count <= len(self), f"{count} images asked, allowed are 1..{len(self)}")
-        rows = _rows_by_turn(self.labels)[:count]
+        rows = rows_by_turn(self.labels)[:count]
         if bool((rows == torch.arange(count, device=rows.device)).all()):
             images, labels = self.images[:count], self.labels[:count]
         else:
             images, labels = self.images[rows], self.labels[rows]
         return ImageSet(name=self.name, images=images, labels=labels, classes=self.classes)
+
+    def batches(
+        self, batch_size: int, *, seed: int, device: torch.device | str, shuffle: bool = True
+    ) -> Batches:
+        """Minibatches of the set, which moves to the device as a whole: `Batches`."""
+        return Batches(self, batch_size, seed=seed, device=device, shuffle=shuffle)
+
+    def halves(self) -> tuple["ImageSet", "ImageSet"]:
+        """The first half of at least two images, and the rest."""
+        half = len(self) // 2
+        return self._rows(slice(0, half)), self._rows(slice(half, None))
+
+    def _rows(self, rows: slice) -> "ImageSet":
+        return ImageSet(
+            name=self.name,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            classes=self.classes,
+        )
 
     def of_classes(self, classes: Sequence[int]) -> "ImageSet":
         """The images of some classes, which are numbered anew in the order given.
@@ -118,7 +139,7 @@ class ImageSet:
             raise DataError(f"{self.name}: {message}")
 
 
-def _rows_by_turn(labels: torch.Tensor) -> torch.Tensor:
+def rows_by_turn(labels: torch.Tensor) -> torch.Tensor:
     """Row numbers, int64 `[count]`: every class's first row, then every class's second, ..."""
     by_class = torch.argsort(labels, stable=True)
     counts = torch.bincount(labels)
@@ -128,8 +149,11 @@ def _rows_by_turn(labels: torch.Tensor) -> torch.Tensor:
     return torch.argsort(turn, stable=True)
 
 
+_Source = TypeVar("_Source", bound=ImageSource)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset:
+class Dataset(Generic[_Source]):
     """A training and a test set of the same image shape and classes.
 
     Raises:
@@ -137,8 +161,8 @@ class Dataset:
     """
 
     name: str
-    train: ImageSet
-    test: ImageSet
+    train: _Source
+    test: _Source
 
     def __post_init__(self) -> None:
         for what, train, test in (
@@ -159,12 +183,3 @@ class Dataset:
     def classes(self) -> int:
         """Number of classes."""
         return self.train.classes
-
-    def of_classes(self, classes: Sequence[int]) -> "Dataset":
-        """Both sets with some classes alone, as `ImageSet.of_classes` numbers them.
-
-        Raises:
-            DataError: as there.
-        """
-        train, test = self.train.of_classes(classes), self.test.of_classes(classes)
-        return Dataset(name=self.name, train=train, test=test)

@@ -2,13 +2,39 @@
 
 import hashlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
 from hwmodel.errors import DataError
-from trainers.data.dataset import ImageSet
 
-__all__ = ["Batches"]
+if TYPE_CHECKING:
+    from trainers.data.dataset import ImageSet
+
+__all__ = ["Batches", "batch_count", "epoch_seed"]
+
+
+def batch_count(name: str, count: int, batch_size: int, *, shuffle: bool) -> int:
+    """Number of batches in an epoch of `count` images.
+
+    Raises:
+        DataError: if `batch_size` is below 1, or `shuffle` is on and there are fewer images than
+            one batch.
+    """
+    if batch_size < 1:
+        raise DataError(f"batch size is {batch_size}, expected at least 1")
+    if not shuffle:
+        return -(-count // batch_size)
+    if count < batch_size:
+        raise DataError(f"{name}: {count} images, expected at least one batch of {batch_size}")
+    return count // batch_size
+
+
+def epoch_seed(seed: int, index: int) -> int:
+    """The seed of an epoch's order."""
+    # A hash, because seed + index would give seed 0 in epoch 1 the order of seed 1 in epoch 0.
+    mixed = hashlib.sha256(f"{seed}/{index}".encode()).digest()
+    return int.from_bytes(mixed[:7], "little")
 
 
 class Batches:
@@ -34,19 +60,14 @@ class Batches:
 
     def __init__(
         self,
-        images: ImageSet,
+        images: "ImageSet",
         batch_size: int,
         *,
         seed: int,
         device: torch.device | str,
         shuffle: bool = True,
     ) -> None:
-        if batch_size < 1:
-            raise DataError(f"batch size is {batch_size}, expected at least 1")
-        if shuffle and len(images) < batch_size:
-            raise DataError(
-                f"{images.name}: {len(images)} images, expected at least one batch of {batch_size}"
-            )
+        self._count = batch_count(images.name, len(images), batch_size, shuffle=shuffle)
         self.next_epoch = 0
         self._set = images.to(device)
         self._batch_size = batch_size
@@ -55,9 +76,7 @@ class Batches:
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
-        if self._shuffle:
-            return len(self._set) // self._batch_size
-        return -(-len(self._set) // self._batch_size)
+        return self._count
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of epoch `next_epoch`, as `epoch` gives them."""
@@ -87,7 +106,5 @@ class Batches:
 
     def _order(self, index: int) -> torch.Tensor:
         """The shuffled row numbers of an epoch, int64 `[count]`, on the device."""
-        # A hash, because seed + index would give seed 0 in epoch 1 the order of seed 1 in epoch 0.
-        mixed = hashlib.sha256(f"{self._seed}/{index}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(mixed[:7], "little"))
+        generator = torch.Generator().manual_seed(epoch_seed(self._seed, index))
         return torch.randperm(len(self._set), generator=generator).to(self._set.images.device)

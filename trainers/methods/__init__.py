@@ -5,8 +5,13 @@ from typing import Any, NamedTuple, Protocol
 
 from hwmodel.errors import ConfigError, SpecError
 from trainers.method import LayerTarget, Method
+from trainers.methods.admm_nn import AdmmNn, AdmmNnConfig
+from trainers.methods.bitslice_l1 import BitsliceL1, BitsliceL1Config
+from trainers.methods.circulant import CirculantConfig, CirculantMethod
+from trainers.methods.dub import Dub, DubConfig
 from trainers.methods.level_sum import LevelSumConfig, LevelSumMethod
 from trainers.methods.magnitude import Magnitude, MagnitudeConfig
+from trainers.methods.memristor import Memristor, MemristorConfig
 from trainers.methods.plain import Dense, DenseConfig, Structured, StructuredConfig
 from trainers.methods.tinyadc import (
     SETTINGS,
@@ -19,12 +24,22 @@ from trainers.methods.xma import Xma, XmaConfig
 
 __all__ = [
     "METHODS",
+    "AdmmNn",
+    "AdmmNnConfig",
+    "BitsliceL1",
+    "BitsliceL1Config",
+    "CirculantConfig",
+    "CirculantMethod",
     "Dense",
     "DenseConfig",
+    "Dub",
+    "DubConfig",
     "LevelSumConfig",
     "LevelSumMethod",
     "Magnitude",
     "MagnitudeConfig",
+    "Memristor",
+    "MemristorConfig",
     "MethodConfig",
     "MethodEntry",
     "Structured",
@@ -39,7 +54,17 @@ __all__ = [
 ]
 
 MethodConfig = (
-    TinyAdcConfig | LevelSumConfig | MagnitudeConfig | DenseConfig | StructuredConfig | XmaConfig
+    TinyAdcConfig
+    | LevelSumConfig
+    | MemristorConfig
+    | AdmmNnConfig
+    | BitsliceL1Config
+    | DubConfig
+    | CirculantConfig
+    | XmaConfig
+    | MagnitudeConfig
+    | DenseConfig
+    | StructuredConfig
 )
 """The settings of any method."""
 
@@ -60,6 +85,11 @@ class MethodEntry(NamedTuple):
 METHODS: dict[str, MethodEntry] = {
     "tinyadc": MethodEntry(TinyAdcConfig, tinyadc, SETTINGS),
     "level-sum": MethodEntry(LevelSumConfig, LevelSumMethod, LevelSumMethod.settings),
+    "memristor": MethodEntry(MemristorConfig, Memristor, Memristor.settings),
+    "admm-nn": MethodEntry(AdmmNnConfig, AdmmNn, AdmmNn.settings),
+    "bitslice-l1": MethodEntry(BitsliceL1Config, BitsliceL1, BitsliceL1.settings),
+    "dub": MethodEntry(DubConfig, Dub, Dub.settings),
+    "circulant": MethodEntry(CirculantConfig, CirculantMethod, CirculantMethod.settings),
     "magnitude": MethodEntry(MagnitudeConfig, Magnitude, Magnitude.settings),
     "structured": MethodEntry(StructuredConfig, Structured, Structured.settings),
     "xma": MethodEntry(XmaConfig, Xma, Xma.settings),

@@ -8,9 +8,12 @@ from torch import nn
 
 from hwmodel.errors import ConfigError
 from trainers.config import NetworkConfig
+from trainers.networks.imagenet_resnet import resnet18, resnet50
 from trainers.networks.lenet import lenet5
 from trainers.networks.mlp import mlp
-from trainers.networks.resnet import resnet20
+from trainers.networks.mobilenet import MobileNet
+from trainers.networks.resnet import resnet20, resnet32, resnet56
+from trainers.networks.vgg import vgg8, vgg11, vgg16
 from trainers.tracing import fold_parametrisations
 
 __all__ = ["NETWORKS", "build_network"]
@@ -18,7 +21,15 @@ __all__ = ["NETWORKS", "build_network"]
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5,
     "mlp": mlp,
+    "mobilenet": MobileNet,
+    "resnet18": resnet18,
     "resnet20": resnet20,
+    "resnet32": resnet32,
+    "resnet50": resnet50,
+    "resnet56": resnet56,
+    "vgg8": vgg8,
+    "vgg11": vgg11,
+    "vgg16": vgg16,
 }
 
 

@@ -1,6 +1,7 @@
-"""ResNet-20 for small images."""
+"""Residual networks for small images: ResNet-20, -32 and -56."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch.nn import functional
 
 from trainers.networks.normalise import Normalise
 
-__all__ = ["BasicBlock", "ResNet", "resnet20"]
+__all__ = ["BasicBlock", "ResNet", "resnet20", "resnet32", "resnet56"]
 
 
 class BasicBlock(nn.Module):
@@ -34,22 +35,34 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The CIFAR residual network with `3 * blocks` basic blocks.
+    """The CIFAR residual network: three stages of basic blocks, `6 * blocks + 2` layers.
+
+    Args:
+        blocks: basic blocks in a stage.
+        input_shape: channels, height and width of an image.
+        classes: number of classes.
+        mean: what to normalise the images with, by channel (default: 0); published weights expect
+            it.
+        std: the same (default: 1).
+
+    Raises:
+        ConfigError: `mean` or `std` of another number of channels.
 
     Source: He et al., CVPR 2016, section 4.2, shortcut option A.
     """
 
     def __init__(
         self,
-        channels: int,
-        classes: int,
         blocks: int,
+        *,
+        input_shape: tuple[int, int, int],
+        classes: int,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.normalise = Normalise(channels, mean, std)
-        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        self.normalise = Normalise(input_shape[0], mean, std)
+        self.conv1 = nn.Conv2d(input_shape[0], 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = _stage(16, 16, blocks, stride=1)
         self.layer2 = _stage(16, 32, blocks, stride=2)
@@ -63,18 +76,12 @@ class ResNet(nn.Module):
         return torch.as_tensor(self.linear(features.mean(dim=(2, 3))))
 
 
-def resnet20(
-    *,
-    input_shape: tuple[int, int, int],
-    classes: int,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> nn.Module:
-    """ResNet-20 (3 blocks a stage): 0.27 million parameters.
-
-    Published weights expect normalised inputs: `mean` and `std` by channel.
-    """
-    return ResNet(input_shape[0], classes, 3, mean, std)
+resnet20: Callable[..., nn.Module] = partial(ResNet, 3)
+"""0.27 million parameters."""
+resnet32: Callable[..., nn.Module] = partial(ResNet, 5)
+"""0.46 million parameters."""
+resnet56: Callable[..., nn.Module] = partial(ResNet, 9)
+"""0.85 million parameters."""
 
 
 def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:

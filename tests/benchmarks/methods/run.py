@@ -18,9 +18,10 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pyarrow
@@ -28,7 +29,7 @@ import pyarrow.parquet
 import torch
 
 from hwmodel.crossbar import largest_lossless_count
-from hwmodel.digital import layer_from_json, split_layers
+from hwmodel.layers import layer_from_json, split_layers
 from search.config import StudyConfig, load_config
 from search.evaluate import Evaluation, Problem, evaluate, load_problem, train_dense
 from search.report import ratios
@@ -45,7 +46,7 @@ class Arm(NamedTuple):
     method: str
     setting: Callable[[int], dict[str, Any]]
     """A layer's setting at some ADC bits."""
-    settings: dict[str, Any] = {}
+    settings: Mapping[str, Any] = MappingProxyType({})
     """Of the method."""
     trained: bool = True
     bounded: bool = True

@@ -239,6 +239,21 @@ def test_adc_plots(run: Run) -> None:
     assert "laws.txt" in one_line(run("adc", "--bits", 4, "--plot", "laws.txt"))
 
 
+def test_cost_draws_pictures(run: Run) -> None:
+    answer = run("cost", "--nonzeros", 5, "--plot", "parts.svg", "--plot-bits", "bits.png")
+    assert "wrote parts.svg" in answer.err
+    assert Path("parts.svg").read_text().startswith("<?xml")
+    assert Path("bits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_band_goes_on_where_the_chosen_law_refuses(run: Run) -> None:
+    found = run("cost", "--nonzeros", 2, "--law", "survey", "--band", "--json").json
+    assert "asked for 3 bits" in found["refused"]
+    assert "totals" not in found
+    assert set(found["band"]["laws"]) >= {"sar_split", "pow2"}
+    assert "survey refused" in run("cost", "--nonzeros", 2, "--law", "survey", "--band").out
+
+
 def test_cost_json_has_exactly_the_documented_keys(run: Run) -> None:
     found = run("cost", "--network", "lenet5", "--nonzeros", 5, "--json").json
     assert set(found) == {
@@ -247,6 +262,7 @@ def test_cost_json_has_exactly_the_documented_keys(run: Run) -> None:
         "policy",
         "extrapolated",
         "layers",
+        "digital",
         "totals",
         "tree",
         "dense",

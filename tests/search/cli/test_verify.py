@@ -1,4 +1,4 @@
-"""`crossfront verify` on lossy devices."""
+"""`crossfront verify` on lossy devices and of bit slices."""
 
 import json
 from pathlib import Path
@@ -70,6 +70,27 @@ def test_without_an_effect_only_the_proof_is_given(
     assert "robustness" not in json.loads(out)
 
 
+def test_slices_add_a_row_each_to_the_proof(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], exported: Path
+) -> None:
+    code, out = verify(monkeypatch, capsys, exported, "--slices", "--json")
+    assert code == 0
+    found = json.loads(out)
+    slices = found["bit_slices"]["slices"]
+    assert [set(row) for row in slices] == 4 * [
+        {"weights", "nonzero_share", "segments", "max_bits", "bits_99_9", "mean_bits"}
+    ]
+    assert max(row["max_bits"] for row in slices) == found["max_adc_bits"]
+    assert found["bit_slices"]["accuracy"] == found["accuracy"]
+    code, out = verify(monkeypatch, capsys, exported, "--slices")
+    assert code == 0
+    for row in slices:
+        assert f"{row['nonzero_share']:.2%}" in out
+    clipped = found["bit_slices"]["clipped"]
+    bits = ", ".join(map(str, reversed(clipped["adc_bits_per_slice"])))
+    assert f"accuracy {clipped['accuracy']:.4f} with ADCs of {bits} bits" in out
+
+
 def test_folder_that_is_not_proven_is_not_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], exported: Path
 ) -> None:
@@ -77,8 +98,8 @@ def test_folder_that_is_not_proven_is_not_measured(
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     try:
-        code, out = verify(monkeypatch, capsys, exported, "--faults", 0.01, "--json")
+        code, out = verify(monkeypatch, capsys, exported, "--faults", 0.01, "--slices", "--json")
     finally:
         path.write_bytes(content)
     assert code == 1
-    assert "robustness" not in json.loads(out)
+    assert not {"robustness", "bit_slices"} & set(json.loads(out))

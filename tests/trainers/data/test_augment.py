@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trainers.data.augment import AUGMENTATIONS, crop_flip, flip
+from trainers.data.augment import AUGMENTATIONS, crop_flip, cutout, flip
 
 
 def ramps(count: int = 64) -> torch.Tensor:
@@ -37,6 +37,21 @@ def test_crop_flip_cuts_a_window_out_of_the_padded_image() -> None:
     }
     assert all(tuple(image.flatten().tolist()) in windows for image in found)
     assert len({tuple(image.flatten().tolist()) for image in found}) > 20
+
+
+def test_cutout_blanks_one_square_with_the_mean_wherever_its_centre_falls() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(300, 3, 8, 12)
+    found = cutout(images)
+    hidden = found != images
+    assert torch.equal(hidden.all(dim=1), hidden.any(dim=1))
+    means = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+    assert torch.equal(found[hidden], means[hidden])
+    heights, widths = hidden[:, 0].any(dim=2).sum(dim=1), hidden[:, 0].any(dim=1).sum(dim=1)
+    assert torch.equal(hidden[:, 0].sum(dim=(1, 2)), heights * widths)
+    # Squares of 4, cut off at the border by up to half.
+    assert set(heights.tolist()) == set(widths.tolist()) == {2, 3, 4}
+    assert bool(hidden[:, 0].any(dim=0).all())
 
 
 @pytest.mark.parametrize("name", list(AUGMENTATIONS))

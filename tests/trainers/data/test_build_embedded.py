@@ -11,7 +11,8 @@ import torch
 from trainers.data import build_embedded
 from trainers.data.build_embedded import main, select_rows
 from trainers.data.catalog import EMBEDDED_DIGESTS, EMBEDDED_FILE
-from trainers.data.readers import read_idx, read_parquet
+from trainers.data.parquet import read_parquet
+from trainers.data.readers import read_idx
 
 ORIGINAL = Path("/usr/share/datasets/fashion-mnist")
 

@@ -1,7 +1,9 @@
 import gzip
+import pickle
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from trainers.data.catalog import (
     dataset_names,
     load_dataset,
 )
-from trainers.data.dataset import Dataset
+from trainers.data.dataset import Dataset, ImageSet
+from trainers.data.stream import StreamedImages
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +119,11 @@ def test_counts_take_a_prefix_without_a_copy(cache: str, embedded: Dataset) -> N
     assert part.test.labels.bincount().tolist() == [3] * 10
 
 
+def test_classes_of_a_streamed_set_are_refused() -> None:
+    with pytest.raises(DataError, match=r"classes is \[1, 2\], expected none with streaming"):
+        DataConfig(classes=(1, 2), streaming=True)
+
+
 def test_classes_are_chosen_before_images_are_counted(cache: str) -> None:
     part = load_dataset(DataConfig(cache=cache, classes=(7, 3), train_count=2000))
     assert part.classes == 2
@@ -203,12 +211,32 @@ def test_cifar_parquet_shards_are_read_in_order(tmp_path: Path, folder: str) -> 
     assert dataset.classes == 4
 
 
-def test_pickled_or_absent_cifar_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["", "cifar-10-batches-py"])
+def test_cifar10_pickles_are_found(tmp_path: Path, folder: str) -> None:
+    place = tmp_path / folder
+    place.mkdir(exist_ok=True)
+    names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+    for value, name in enumerate(names):
+        table = {"data": np.full((2, 3072), value, np.uint8), "labels": [value, 9]}
+        (place / name).write_bytes(pickle.dumps(table, 2))
+    dataset = load_dataset(DataConfig(name="cifar10", path=str(tmp_path), cache=str(tmp_path)))
+    assert sorted(dataset.train.subset(10).labels.tolist()) == [0, 1, 2, 3, 4, 9, 9, 9, 9, 9]
+    assert len(dataset.test) == 2
+
+
+def test_cifar100_pickles_are_found(tmp_path: Path) -> None:
+    (tmp_path / "cifar-100-python").mkdir()
+    for name in ("train", "test"):
+        table = {"data": np.zeros((1, 3072), np.uint8), "fine_labels": [99], "coarse_labels": [3]}
+        (tmp_path / "cifar-100-python" / name).write_bytes(pickle.dumps(table))
+    dataset = load_dataset(DataConfig(name="cifar100", path=str(tmp_path), cache=str(tmp_path)))
+    assert dataset.classes == 100
+    assert dataset.train.subset(1).labels.tolist() == [99]
+
+
+def test_absent_cifar_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no CIFAR files there, expected train-\*\.parquet"):
         load_dataset(DataConfig(name="cifar100", path=str(tmp_path)))
-    write_cifar(tmp_path / "cifar-10-batches-py", ["data_batch_1", "test_batch"], 1)
-    with pytest.raises(DataError, match="holds the pickled batches"):
-        load_dataset(DataConfig(name="cifar10", path=str(tmp_path)))
 
 
 @pytest.mark.parametrize("path", ["", "set.parquet"])
@@ -232,9 +260,60 @@ def test_image_folders_are_read(tmp_path: Path) -> None:
     config = DataConfig(name="image-folder", path=str(tmp_path), cache=str(tmp_path / "cache"))
     dataset = load_dataset(config)
     assert dataset.train.labels.tolist() == dataset.test.labels.tolist() == [0, 1]
+    streamed = load_dataset(replace(config, streaming=True, image_size=3))
+    assert isinstance(streamed.test, StreamedImages)
+    assert streamed.input_shape == (3, 3, 3)
     (tmp_path / "test" / "dog").rename(tmp_path / "test" / "eel")
     with pytest.raises(DataError, match="classes in only one of train and test: dog, eel"):
         load_dataset(config)
+
+
+def test_scaled_images_do_not_share_a_cache_file_with_others(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}.parquet", [0, 1])
+    config = DataConfig(name="parquet", path=str(tmp_path), cache=str(tmp_path / "cache"))
+    assert load_dataset(config).input_shape == (1, 4, 4)
+    assert load_dataset(replace(config, image_size=7)).input_shape == (1, 7, 7)
+    assert load_dataset(config).input_shape == (1, 4, 4)
+
+
+def test_sets_of_plain_pixels_are_neither_scaled_nor_streamed(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    config = DataConfig(name="mnist", path=str(tmp_path), cache=str(tmp_path))
+    with pytest.raises(DataError, match="mnist: image_size is 7, but its files hold plain pixels"):
+        load_dataset(replace(config, image_size=7))
+    with pytest.raises(DataError, match="mnist: streaming is true, but its files hold plain"):
+        load_dataset(replace(config, streaming=True))
+    with pytest.raises(DataError, match="image_size is 0, expected at least 1"):
+        DataConfig(image_size=0)
+    with pytest.raises(DataError, match="shuffle_buffer is 0, expected at least 1"):
+        DataConfig(shuffle_buffer=0)
+
+
+def test_streamed_set_is_the_one_in_memory(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train-0.parquet", [0, 1])
+    write_parquet(tmp_path / "train-1.parquet", [1, 0, 0])
+    write_parquet(tmp_path / "test-0.parquet", [2])
+    config = DataConfig(name="cifar10", path=str(tmp_path), cache=str(tmp_path / "cache"))
+    memory, streamed = load_dataset(config), load_dataset(replace(config, streaming=True))
+    assert isinstance(streamed.train, StreamedImages)
+    assert streamed.classes == memory.classes == 3
+    assert streamed.input_shape == memory.input_shape
+    for one, other in ((memory.train, streamed.train), (memory.test, streamed.test)):
+        assert one.name == other.name
+        assert one.subset(len(one)).digest == other.subset(len(other)).digest
+
+
+def test_count_takes_images_of_a_streamed_set_into_memory(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}.parquet", [0, 0, 1, 1])
+    config = DataConfig(name="parquet", path=str(tmp_path), streaming=True, train_count=2)
+    dataset = load_dataset(config)
+    assert dataset.train.subset(2).labels.tolist() == [0, 1]
+    assert isinstance(dataset.train, ImageSet)
+    assert isinstance(dataset.test, StreamedImages)
+    with pytest.raises(DataError, match="test_count is 5, but parquet/test allows at most 4"):
+        load_dataset(replace(config, test_count=5))
 
 
 def test_importing_the_package_imports_no_decoder() -> None:

@@ -1,28 +1,16 @@
 import gzip
-import json
+import pickle
 import struct
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
-from PIL import Image
 
 from hwmodel.errors import DataError
-from trainers.data.readers import (
-    image_folder_files,
-    read_cifar_binary,
-    read_idx,
-    read_image_folder,
-    read_parquet,
-)
+from trainers.data.readers import read_cifar_binary, read_cifar_pickled, read_idx
 
 PIXELS = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
-COLOURS = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
 
 
 def idx(values: np.ndarray[Any, Any], magic: int) -> bytes:
@@ -35,17 +23,6 @@ def write_idx(folder: Path, *, packed: bool = False) -> tuple[Path, Path]:
     images.write_bytes(pack(idx(PIXELS, 2051)))
     labels.write_bytes(pack(idx(np.array([2, 0, 1], dtype=np.uint8), 2049)))
     return images, labels
-
-
-def png(pixels: np.ndarray[Any, Any]) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_parquet(path: Path, **columns: Any) -> Path:
-    pq.write_table(pa.table(columns), path)
-    return path
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -119,11 +96,113 @@ def test_truncated_cifar_batch_is_refused(tmp_path: Path, content: bytes) -> Non
         read_cifar_binary([path], 1)
 
 
-def test_pickled_cifar_batch_is_refused_unopened(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("label_bytes", "label"), [(1, 10), (2, 100)])
+def test_label_beyond_the_classes_is_named_with_its_row(
+    tmp_path: Path, label_bytes: int, label: int
+) -> None:
+    rows = np.zeros((3, label_bytes + 3072), dtype=np.uint8)
+    rows[2, label_bytes - 1] = label
+    path = tmp_path / "data_batch_1.bin"
+    path.write_bytes(rows.tobytes())
+    message = rf"data_batch_1\.bin row 2: label {label}, expected 0\.\.{label - 1}"
+    with pytest.raises(DataError, match=message):
+        read_cifar_binary([path], label_bytes)
+
+
+PIXEL_ROWS = np.random.default_rng(0).integers(0, 256, (3, 3072), dtype=np.uint8)
+
+
+def python2_pickle(pixels: np.ndarray[Any, Any], labels: list[int], key: str) -> bytes:
+    """A batch as Python 2 and the NumPy of its time wrote it: byte strings, protocol 2."""
+
+    def text(content: bytes) -> bytes:
+        return b"T" + struct.pack("<i", len(content)) + content
+
+    def integer(value: int) -> bytes:
+        return b"J" + struct.pack("<i", value)
+
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n("
+    array += integer(0) + b"t" + text(b"b") + b"tR"
+    dtype = b"cnumpy\ndtype\n(" + text(b"u1") + integer(0) + integer(1) + b"tR("
+    dtype += integer(3) + text(b"|") + b"NNN" + integer(-1) + integer(-1) + integer(0) + b"tb"
+    shape = b"(" + integer(pixels.shape[0]) + integer(pixels.shape[1]) + b"t"
+    state = b"(" + integer(1) + shape + dtype + b"\x89" + text(pixels.tobytes()) + b"tb"
+    items = b"".join(map(integer, labels))
+    table = text(b"data") + array + state + text(key.encode()) + b"(" + items + b"l"
+    return b"\x80\x02}(" + table + b"u."
+
+
+@pytest.mark.parametrize(
+    ("label_bytes", "key", "classes"), [(1, "labels", 10), (2, "fine_labels", 100)]
+)
+@pytest.mark.parametrize("protocol", [None, 2, 4])
+def test_cifar_pickles_of_python_2_and_3_are_read(
+    tmp_path: Path, label_bytes: int, key: str, classes: int, protocol: int | None
+) -> None:
+    for number, rows in enumerate((slice(0, 2), slice(2, 3))):
+        pixels, labels = PIXEL_ROWS[rows], [3, 0, 9][rows]
+        if protocol is None:
+            content = python2_pickle(pixels, labels, key)
+        else:
+            table = {b"data": pixels, key: labels, b"filenames": [b"a.png"]}
+            content = pickle.dumps(table, protocol)
+        (tmp_path / str(number)).write_bytes(content)
+    images = read_cifar_pickled([tmp_path / "0", tmp_path / "1"], label_bytes)
+    assert images.shape == (3, 32, 32)
+    assert images.classes == classes
+    assert images.labels.tolist() == [3, 0, 9]
+    assert images.images.flatten(1).tolist() == PIXEL_ROWS.tolist()
+
+
+class Malice:
+    """Unpickling this writes a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.write_text, (self.target, "executed"))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle_that_would_run_code_is_refused(tmp_path: Path, protocol: int) -> None:
+    path, proof = tmp_path / "data_batch_1", tmp_path / "proof"
+    table = {"data": PIXEL_ROWS, "labels": Malice(proof)}
+    path.write_bytes(pickle.dumps(table, protocol))
+    with pytest.raises(DataError, match="data_batch_1: not a pickled CIFAR batch: refers to "):
+        read_cifar_pickled([path], 1)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ([1, 2], "a pickled list, expected a CIFAR batch"),
+        ({"labels": [1]}, "no uint8 array 'data'"),
+        ({"data": PIXEL_ROWS.astype(np.float32), "labels": [1, 2, 3]}, "no uint8 array 'data'"),
+        ({"data": PIXEL_ROWS[:, :100], "labels": [1, 2, 3]}, r"'data' has shape \(3, 100\)"),
+        ({"data": PIXEL_ROWS[:0], "labels": []}, r"'data' has shape \(0, 3072\)"),
+        ({"data": PIXEL_ROWS, "labels": [1, 2]}, "no list 'labels' of 3 integers"),
+        ({"data": PIXEL_ROWS, "labels": [1, 2, "a"]}, "no list 'labels' of 3 integers"),
+        ({"data": PIXEL_ROWS, "fine_labels": [1, 2, 3]}, "no list 'labels' of 3 integers"),
+        ({"data": PIXEL_ROWS, "labels": [1, 10, 3]}, r"row 1: label 10, expected 0\.\.9"),
+        ({"data": PIXEL_ROWS, "labels": [1, 2, -1]}, r"row 2: label -1, expected 0\.\.9"),
+    ],
+)
+def test_pickle_of_something_else_is_refused(tmp_path: Path, table: object, message: str) -> None:
     path = tmp_path / "data_batch_1"
-    path.write_bytes(b"\x80\x02}q\x01.")
-    with pytest.raises(DataError, match=r"pickled batch.*binary version \(\*\.bin\) or Parquet"):
-        read_cifar_binary([path], 1)
+    path.write_bytes(pickle.dumps(table))
+    with pytest.raises(DataError, match=message):
+        read_cifar_pickled([path], 1)
+
+
+def test_truncated_pickle_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data_batch_1"
+    whole = pickle.dumps({"data": PIXEL_ROWS, "labels": [1, 2, 3]})
+    for kept in (0, 1, 40, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(DataError, match="data_batch_1: not a pickled CIFAR batch"):
+            read_cifar_pickled([path], 1)
 
 
 def test_cifar_arguments_are_checked() -> None:
@@ -131,124 +210,3 @@ def test_cifar_arguments_are_checked() -> None:
         read_cifar_binary([], 3)
     with pytest.raises(DataError, match="no CIFAR batch files"):
         read_cifar_binary([], 1)
-
-
-def test_parquet_of_structs_gives_grey_images(tmp_path: Path) -> None:
-    rows = [{"bytes": png(pixels), "path": None} for pixels in PIXELS]
-    path = write_parquet(tmp_path / "set.parquet", image=rows, label=[0, 1, 0])
-    images = read_parquet([path])
-    assert images.images[:, 0].tolist() == PIXELS.tolist()
-    assert images.labels.tolist() == [0, 1, 0]
-    assert images.classes == 2
-
-
-def test_parquet_of_bytes_gives_coloured_images(tmp_path: Path) -> None:
-    paths = [
-        write_parquet(tmp_path / f"{row}.parquet", img=[png(COLOURS[row])], fine_label=[row])
-        for row in range(2)
-    ]
-    images = read_parquet(paths)
-    assert images.images.permute(0, 2, 3, 1).tolist() == COLOURS.tolist()
-    assert images.labels.tolist() == [0, 1]
-
-
-def test_grey_image_among_coloured_ones_gets_three_channels(tmp_path: Path) -> None:
-    path = write_parquet(
-        tmp_path / "set.parquet", image=[png(PIXELS[0]), png(COLOURS[0])], label=[0, 1]
-    )
-    images = read_parquet([path])
-    assert images.shape == (3, 4, 5)
-    assert torch.equal(images.images[0, 0], images.images[0, 2])
-
-
-def test_parquet_keeps_the_rows_of_its_split(tmp_path: Path) -> None:
-    split = pa.array(["train", "test", "train"]).dictionary_encode()
-    path = write_parquet(
-        tmp_path / "set.parquet", image=[png(p) for p in PIXELS], label=[0, 1, 1], split=split
-    )
-    assert read_parquet([path], "train").labels.tolist() == [0, 1]
-    assert len(read_parquet([path])) == 3
-    with pytest.raises(DataError, match="no rows whose split is 'valid'"):
-        read_parquet([path], "valid")
-
-
-def test_parquet_classes_come_from_the_schema(tmp_path: Path) -> None:
-    names = {"names": ["a", "b", "c"], "_type": "ClassLabel"}
-    metadata = {"huggingface": json.dumps({"info": {"features": {"label": names}}})}
-    table = pa.table({"image": [png(PIXELS[0])], "label": [1]}).replace_schema_metadata(metadata)
-    pq.write_table(table, tmp_path / "set.parquet")
-    assert read_parquet([tmp_path / "set.parquet"]).classes == 3
-    assert read_parquet([tmp_path / "set.parquet"], classes=7).classes == 7
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"label": [0]}, r"columns \['label'\], expected one named 'image' or 'img'"),
-        ({"image": [b""]}, "expected one named 'label' or 'fine_label'"),
-        ({"image": ["text"], "label": [0]}, "column 'image' is string, expected binary"),
-        ({"image": [b""], "label": ["cat"]}, "column 'label' is string, expected integers"),
-        ({"image": [png(PIXELS[0]), b"no"], "label": [0, 0]}, "row 1: not a readable image"),
-        ({"image": [png(PIXELS[0])[:50]], "label": [0]}, "row 0: not a readable image"),
-        (
-            {"image": [png(PIXELS[0]), png(PIXELS[0, :3])], "label": [0, 0]},
-            "row 1: 5 x 3 pixels, expected 5 x 4 as in the first row",
-        ),
-        ({"image": [png(PIXELS[0].astype(np.uint16))], "label": [0]}, "row 0: pixel mode 'I;16'"),
-        ({"image": [png(PIXELS[0]), None], "label": [0, 0]}, "row 1: no image bytes"),
-        ({"image": [png(PIXELS[0])], "label": pa.array([None], pa.int64())}, "row 0: no label"),
-        ({"image": [png(PIXELS[0])], "label": [-1]}, r"label -1 in row 0, expected 0\.\.0"),
-        ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}, "no rows, exp"),
-    ],
-)
-def test_unusable_parquet_is_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
-    path = write_parquet(tmp_path / "set.parquet", **columns)
-    with pytest.raises(DataError, match=message):
-        read_parquet([path])
-
-
-def test_parquet_without_split_column_is_refused(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "set.parquet", image=[png(PIXELS[0])], label=[0])
-    with pytest.raises(DataError, match="expected one named 'split'"):
-        read_parquet([path], "train")
-
-
-def test_files_that_are_no_parquet_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "set.parquet"
-    with pytest.raises(DataError, match=r"set\.parquet: cannot be read as Parquet"):
-        read_parquet([path])
-    path.write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(DataError, match=r"set\.parquet: cannot be read as Parquet"):
-        read_parquet([path])
-    with pytest.raises(DataError, match="no Parquet files given"):
-        read_parquet([])
-
-
-def write_image(path: Path, pixels: np.ndarray[Any, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(pixels))
-
-
-def test_image_folder_labels_follow_the_sorted_names(tmp_path: Path) -> None:
-    write_image(tmp_path / "dog" / "b.png", PIXELS[0])
-    write_image(tmp_path / "dog" / "a.PNG", PIXELS[1])
-    write_image(tmp_path / "cat" / "c.png", PIXELS[2])
-    (tmp_path / "dog" / "notes.txt").write_text("passed over")
-    (tmp_path / ".thumbnails").mkdir()
-    images = read_image_folder(tmp_path)
-    assert images.labels.tolist() == [0, 1, 1]
-    assert images.images[:, 0].tolist() == PIXELS[[2, 1, 0]].tolist()
-    assert [name for name, _ in image_folder_files(tmp_path)] == ["cat", "dog"]
-
-
-def test_unusable_image_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a folder"):
-        read_image_folder(tmp_path / "absent")
-    with pytest.raises(DataError, match="no sub-folders"):
-        read_image_folder(tmp_path)
-    (tmp_path / "cat").mkdir()
-    with pytest.raises(DataError, match="cat: no images"):
-        read_image_folder(tmp_path)
-    (tmp_path / "cat" / "broken.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"broken\.png: not a readable image"):
-        read_image_folder(tmp_path)

@@ -1,8 +1,10 @@
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from hwmodel.errors import ConfigError
 from tests.trainers.toys import as_floats, toy_images
@@ -10,11 +12,11 @@ from trainers.config import NetworkConfig
 from trainers.networks import NETWORKS, build_network
 from trainers.networks.lenet import lenet5
 from trainers.networks.mlp import mlp
-from trainers.networks.resnet import BasicBlock, resnet20
-from trainers.tracing import crossbar_modules
+from trainers.networks.resnet import BasicBlock, resnet20, resnet32, resnet56
+from trainers.tracing import check_mapped, crossbar_modules, layer_shapes
 
 
-def parameter_count(network: torch.nn.Module) -> int:
+def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -26,10 +28,17 @@ def test_mlp_is_784_100_10_on_mnist() -> None:
     assert parameter_count(mlp(input_shape=(1, 28, 28), classes=10)) == 784 * 100 + 100 + 1010
 
 
-def test_resnet20_has_0_27_million_parameters_and_20_layers() -> None:
-    network = resnet20(input_shape=(3, 32, 32), classes=10)
-    assert parameter_count(network) == pytest.approx(0.27e6, rel=0.02)
-    assert len(crossbar_modules(network)) == 20
+@pytest.mark.parametrize(
+    ("factory", "layers", "millions"),
+    [(resnet20, 20, 0.27), (resnet32, 32, 0.46), (resnet56, 56, 0.85)],
+)
+def test_cifar_resnets_have_the_published_layers_and_parameters(
+    factory: Callable[..., nn.Module], layers: int, millions: float
+) -> None:
+    # He et al. (CVPR 2016), table 6.
+    network = factory(input_shape=(3, 32, 32), classes=10)
+    assert round(parameter_count(network) / 1e6, 2) == millions
+    assert len(crossbar_modules(network)) == layers
 
 
 def test_shortcut_is_subsampled_and_padded_with_zeros_on_both_sides() -> None:
@@ -42,11 +51,17 @@ def test_shortcut_is_subsampled_and_padded_with_zeros_on_both_sides() -> None:
     assert int(torch.count_nonzero(outputs[:, [0, 1, 4, 5]])) == 0
 
 
+SMALLEST = {"lenet5": 16, "vgg8": 8, "vgg11": 32, "vgg16": 32}
+"""Side of the smallest image; of any other network 1."""
+
+
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 20, 16)])
+@pytest.mark.parametrize(("channels", "wider"), [(1, 0), (3, 4)])
 def test_every_network_takes_any_image_that_is_large_enough(
-    name: str, shape: tuple[int, int, int]
+    name: str, channels: int, wider: int
 ) -> None:
+    side = SMALLEST.get(name, 1)
+    shape = (channels, side + wider, side)
     network = build_network(NetworkConfig(name=name), shape, 7)
     assert network.training
     assert network.eval()(as_floats(toy_images(3, shape, 7))).shape == (3, 7)
@@ -61,13 +76,30 @@ def test_seed_alone_decides_the_weights() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_images_that_are_too_small_are_refused_with_their_size() -> None:
-    with pytest.raises(ConfigError, match="LeNet-5 on images of 8x8"):
-        build_network(NetworkConfig(name="lenet5"), (1, 8, 8), 10)
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [("lenet5", "LeNet-5"), ("vgg8", "VGG-8"), ("vgg11", "VGG-11"), ("vgg16", "VGG-16")],
+)
+def test_images_that_are_too_small_are_refused_with_their_size(name: str, title: str) -> None:
+    side = SMALLEST[name]
+    message = f"{title} on images of {side}x{side - 1}; allowed: at least {side}x{side}"
+    with pytest.raises(ConfigError, match=message):
+        build_network(NetworkConfig(name=name), (1, side, side - 1), 10)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layers_of_every_network_lie_on_crossbars(name: str) -> None:
+    shape = (3, 32, 32)
+    network = build_network(NetworkConfig(name=name), shape, 10)
+    check_mapped(network)
+    weights = {n: m.weight.numel() for n, m in crossbar_modules(network).items()}
+    shapes = layer_shapes(network, shape)
+    assert {n: s.groups * s.rows * s.outputs for n, s in shapes.items()} == weights
+    assert list(shapes.values())[-1].outputs == 10
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    message = "unknown network 'vgg'; allowed: lenet5, mlp, resnet20 or m:factory"
+    message = f"unknown network 'vgg'; allowed: {', '.join(NETWORKS)} or m:factory"
     with pytest.raises(ConfigError, match=message):
         build_network(NetworkConfig(name="vgg"), (1, 8, 8), 10)
 
