@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,7 @@ def finalise(
             integers,
             block_size=target.block_size or 1,
         )
+        layer = replace(layer, mask=method.segment_mask(name))
         planned = target.planned(shapes[name])
         layer.certify().check(name, planned.adc_bits_per_slice)
         layers[name] = layer
