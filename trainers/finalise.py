@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from hwmodel.errors import DivergedError
+from hwmodel.errors import ConstraintError, DivergedError, MappingError
 from hwmodel.geometry import LayerShape
 from trainers.data import Batches, ImageSet
 from trainers.integer import IntegerLayer, install
@@ -38,7 +38,8 @@ def finalise(
         images: calibration images.
 
     Raises:
-        ConstraintError: naming layer, tile and bitline, where a constraint is missed.
+        ConstraintError: naming layer, tile and bitline, where a constraint is missed; or the layer
+            whose integers no cell can store.
         CertificateError: where the stored weights need a larger ADC than planned.
         DivergedError: weights or activations that are not finite.
     """
@@ -53,9 +54,12 @@ def finalise(
     for name, module in method.modules.items():
         target = method.targets[name]
         integers = method.quantise(name, module.weight.detach())
-        layer = IntegerLayer.quantised(
-            module, target.spec, method.layouts[name], ranges[name], integers
-        )
+        try:
+            layer = IntegerLayer.quantised(
+                module, target.spec, method.layouts[name], ranges[name], integers
+            )
+        except MappingError as error:
+            raise ConstraintError(f"{name}: {error}") from None
         method.constraint(name).check(name, layer.weight_q, target.spec, layer.layout)
         planned = target.planned(shapes[name])
         layer.certify().check(name, planned.adc_bits_per_slice)
