@@ -333,6 +333,7 @@ def _use(
         fetched + partial,
         written,
         values.astype(np.float64),
+        np.zeros(values.shape),  # a batch has no shift masks
     )
     passes = -(-positions // part["replication"])
     time_s = passes * part["rotations"] * cycles * tables.cycle_s[spec] * read

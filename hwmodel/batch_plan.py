@@ -95,13 +95,19 @@ class CandidateBatch:
         """The batch of candidates that are mapped already, such as those read from weights.
 
         Raises:
-            MappingError: no candidate, or candidates of different networks.
+            MappingError: no candidate, candidates of different networks, or a shift mask.
         """
         if not candidates:
             raise MappingError("batch: 0 candidates; allowed: 1 up")
         shapes = tuple(layer.shape for layer in candidates[0])
         if any(tuple(layer.shape for layer in layers) != shapes for layers in candidates):
             raise MappingError("batch: candidates of different networks; allowed: one network")
+        for layer in (layer for layers in candidates for layer in layers):
+            if layer.mask_bits:
+                raise MappingError(
+                    f"batch: {layer.shape.name} has a shift mask of {layer.mask_bits} bits; "
+                    "allowed: layers without one"
+                )
         kinds = {layer.spec: 0 for layers in candidates for layer in layers}
         kinds = {spec: index for index, spec in enumerate(kinds)}
         facts = [[_facts(layer, kinds) for layer in layers] for layers in candidates]

@@ -47,6 +47,7 @@ EVENTS = (
     "bus_byte",
     "router_byte",
     "output_value",
+    "masked_conversion",
 )
 """What a layer makes happen; `hwmodel.events` says how often."""
 

@@ -6,7 +6,8 @@ crossbar returns its own partial sums; finished outputs are as wide as inputs an
 Every cell of the layer's matrix counts in a cycle, be it zero or not, cells outside it do not.
 Copies of a layer share its positions, so that they change no count. The rotated inputs of a
 circulant layer come out of its register, so that they are fetched once; turning them costs nothing
-here. All of this is assumed; conversions are exact.
+here. A layer with a shift mask shifts every conversion once. All of this is assumed; conversions
+are exact.
 """
 
 from hwmodel.components import EVENTS
@@ -77,4 +78,5 @@ def event_row(
         fetched + partial,
         written,
         values,
+        conversions if layer.mask_bits else 0,
     )

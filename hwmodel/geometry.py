@@ -88,6 +88,9 @@ class MappedLayer:
     rotations: int = 1
     """Reads that one position takes: a circulant layer stores part of its outputs and yields the
     others for rotated inputs (`hwmodel.circulant`)."""
+    mask_bits: int = 0
+    """Bits of one factor of its shift mask (`hwmodel.segment_mask`), which every conversion is
+    shifted by; 0: no mask."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.replication <= self.shape.positions:
@@ -97,7 +100,7 @@ class MappedLayer:
             )
         if self.rotations < 1:
             raise MappingError(f"{self.shape.name}: rotations is {self.rotations}; allowed: 1 up")
-        sizes = (self.rows, self.outputs, self.nonzeros, self.unit_line_bits)
+        sizes = (self.rows, self.outputs, self.nonzeros, self.unit_line_bits, self.mask_bits)
         if min(*sizes, *self.adc_bits_per_slice, *self.segments_per_slice) < 0:
             raise MappingError(
                 f"{self.shape.name}: a size of the mapped layer is negative; allowed: 0 up"
@@ -125,6 +128,11 @@ class MappedLayer:
     def tiles(self) -> int:
         """Crossbars that one bitline runs through."""
         return tile_count(self.rows, self.spec)
+
+    @property
+    def mask_memory_bits(self) -> int:
+        """Bits of memory that its shift mask takes."""
+        return self.mask_bits * self.shape.groups * self.tiles * self.outputs
 
     @property
     def crossbars(self) -> int:

@@ -39,8 +39,11 @@ def _full_load(spec: CrossbarSpec) -> MappedLayer:
 
 
 def _activity(event: str, spec: CrossbarSpec, preset: Preset) -> float:
-    """Events per second of one crossbar that reads without pause, its unit bitline apart."""
-    load = replace(_full_load(spec), unit_line_bits=0)
+    """Events per second of one crossbar that reads without pause, its unit bitline apart.
+
+    Everything is busy: a mask shifts every conversion.
+    """
+    load = replace(_full_load(spec), unit_line_bits=0, mask_bits=1)
     read_s = spec.cycle_count * preset.cycle_time_s(spec)
     return event_counts(load, preset.output_bits)[event] / read_s
 

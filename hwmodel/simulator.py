@@ -29,6 +29,7 @@ from hwmodel.errors import MappingError
 from hwmodel.exact import exact_dtype, exact_product
 from hwmodel.mapping import MatrixLayout, from_segments, to_bitlines, to_segments
 from hwmodel.nonideality import Nonideality, effective_levels
+from hwmodel.segment_mask import SegmentMask
 
 __all__ = ["CrossbarSimulator", "simulate"]
 
@@ -44,6 +45,7 @@ def simulate(
     *,
     layout: MatrixLayout | None = None,
     nonideality: Nonideality | None = None,
+    mask: SegmentMask | None = None,
     every_reading: bool = False,
 ) -> Tensor:
     """What the crossbars return for unsigned inputs.
@@ -55,6 +57,7 @@ def simulate(
         adc_bits: resolution of all bit slices, or of each, least significant first.
         layout: what is left of the layer after structured pruning (default: all of it).
         nonideality: the device (default: ideal).
+        mask: what the ADCs' results are multiplied by (default: nothing).
         every_reading: simulate each ADC reading even where there is a shorter way.
 
     Returns:
@@ -64,7 +67,9 @@ def simulate(
     Raises:
         MappingError: inputs of the wrong shape or range, or weights that cannot be stored.
     """
-    simulator = CrossbarSimulator(weight_q, spec, adc_bits, layout=layout, nonideality=nonideality)
+    simulator = CrossbarSimulator(
+        weight_q, spec, adc_bits, layout=layout, nonideality=nonideality, mask=mask
+    )
     return simulator(inputs_q, every_reading=every_reading)
 
 
@@ -74,9 +79,9 @@ class CrossbarSimulator:
     Read noise goes on from call to call, as time does; a new simulator of the same seed starts it
     again.
 
-    A segment that stores nothing but zeros is never converted (`segments_per_slice` of the
-    certificate does not pay for it), so stuck cells, leakage and noise do not reach the result
-    there. The unit bitline of flipped encoding counts its inputs ideally.
+    A segment that stores nothing but zeros, or that a mask turns off, is never converted (nor paid
+    for), so stuck cells, leakage and noise do not reach the result there. The unit bitline of
+    flipped encoding counts its inputs ideally.
 
     Args:
         weight_q: integer weights `[outputs, inputs, ...]`.
@@ -84,10 +89,11 @@ class CrossbarSimulator:
         adc_bits: resolution of all bit slices, or of each, least significant first.
         layout: what is left of the layer (default: all of it).
         nonideality: the device (default: ideal).
+        mask: what the ADCs' results are multiplied by (default: nothing).
 
     Raises:
-        MappingError: weights that cannot be stored, or a resolution count that is not 1 or
-            `spec.slice_count`.
+        MappingError: weights that cannot be stored, a mask of another layer, or a resolution count
+            that is not 1 or `spec.slice_count`.
     """
 
     def __init__(
@@ -98,11 +104,16 @@ class CrossbarSimulator:
         *,
         layout: MatrixLayout | None = None,
         nonideality: Nonideality | None = None,
+        mask: SegmentMask | None = None,
     ) -> None:
         layout = MatrixLayout.of(weight_q) if layout is None else layout
         self.spec = spec
         self.nonideality = Nonideality() if nonideality is None else nonideality
+        self.mask = mask
         self.matrix_q = layout.pack(weight_q)
+        if mask is not None:
+            mask.check_shape("the layer", layout, spec)
+            self.matrix_q = mask.apply(self.matrix_q, spec.wordlines)
         self.stored = to_bitlines(weight_q, spec, layout)
         self.certificate = certify_bitlines(self.stored, spec)
         per_slice = [adc_bits] * spec.slice_count if isinstance(adc_bits, int) else list(adc_bits)
@@ -183,8 +194,8 @@ class CrossbarSimulator:
             if not self.nonideality.keeps_integers:
                 readings.round_()
             torch.clamp(readings, nothing, lines.ceilings, out=readings)
-            if lines.flips is not None:
-                readings.mul_(lines.flips)
+            if lines.factors is not None:
+                readings.mul_(lines.factors)
             total.add_(readings.sum(dim=1), alpha=1 << (spec.dac_bits * cycle))
         joined: Tensor = total.unflatten(2, (-1, spec.bitlines_per_output)).double() @ lines.powers
         tile_sums = tiled.sum(dim=-1).double().transpose(1, 2)  # [groups, vectors, tiles]
@@ -221,9 +232,10 @@ class _Lines:
         cells: conductances in level units `[groups, tiles, bitlines, height]`, 0 on segments that
             are not converted; float32 or float64, whichever holds all sums of one output line.
         ceilings: largest code `[groups, tiles, 1, bitlines]`, 0 where nothing is converted.
-        flips: 1, or -1 for a flipped segment `[groups, tiles, 1, bitlines]`; None if none can be.
+        factors: what a reading is multiplied by, -1 for a flipped segment, times that of its mask,
+            `[groups, tiles, 1, bitlines]`; None if all are 1.
         powers: weight of each line of an output, float64 `[bitlines per output]`.
-        signed: the same per segment with its flip, float64 `[groups, tiles, bitlines]`.
+        signed: the same per segment with its factor, float64 `[groups, tiles, bitlines]`.
         constants: what each unit of a tile's input sum adds to an output whatever the cells hold
             (flips, offsets), float64 `[groups, tiles, outputs]`.
         matrix_q: the weights that the cells as they are amount to, float64
@@ -236,10 +248,13 @@ class _Lines:
         spec, stored, device = crossbars.spec, crossbars.stored, crossbars.matrix_q.device
         outputs, rows = crossbars.matrix_q.shape[1:]
         self.height = min(spec.wordlines, rows)
-        converted = stored.levels.any(dim=-1)
+        converted, mask = stored.levels.any(dim=-1), crossbars.mask
+        if mask is not None:
+            converted &= mask.on.repeat_interleave(spec.bitlines_per_output, dim=2)
         levels = effective_levels(stored.levels, spec, crossbars.nonideality)
         levels *= converted[..., None]
         largest = stored.levels.shape[1] * self.height * ((1 << spec.cell_bits) - 1)
+        largest *= 1 if mask is None else mask.largest
         dtype = exact_dtype(largest * ((1 << (spec.dac_bits * spec.cycle_count)) - 1))
         self.cells = levels[..., : self.height].to(dtype).contiguous()
         codes = [(1 << bits) - 1 for bits in crossbars.adc_bits_per_slice]
@@ -249,7 +264,7 @@ class _Lines:
         powers = [float(1 << (spec.cell_bits * index)) for index in range(spec.slice_count)]
         signed = powers + [-power for power in powers] * (spec.polarity_count - 1)
         self.powers = torch.tensor(signed, dtype=torch.float64, device=device)
-        self._set_flips(crossbars, dtype)
+        self._set_factors(crossbars, dtype)
         self.cut_off: dict[tuple[int, int], Tensor] = {}
         if crossbars.nonideality.keeps_integers and not crossbars.lossless:
             self._set_product(levels, crossbars)
@@ -260,21 +275,25 @@ class _Lines:
         """Most segments of one tile that can exceed their ADC."""
         return max((len(which) for which in self.cut_off.values()), default=0)
 
-    def _set_flips(self, crossbars: CrossbarSimulator, dtype: torch.dtype) -> None:
-        """Signs and constants: a flipped segment returns its limit times the inputs, less it."""
-        spec, flipped = crossbars.spec, crossbars.stored.flipped
+    def _set_factors(self, crossbars: CrossbarSimulator, dtype: torch.dtype) -> None:
+        """Factors and constants: a flipped segment returns its limit times the inputs, less it."""
+        spec, flipped, mask = crossbars.spec, crossbars.stored.flipped, crossbars.mask
         groups, outputs, _ = crossbars.matrix_q.shape
         tiles = crossbars.stored.levels.shape[1]
-        self.flips: Tensor | None = None
-        self.signed = self.powers.repeat(outputs).expand(groups, tiles, -1)
+        factors = self.powers.new_ones((groups, tiles, outputs * spec.bitlines_per_output))
         self.constants = self.powers.new_full((groups, tiles, outputs), -float(spec.zero_code))
-        if flipped is None:
-            return
-        self.flips = (1 - 2 * flipped.to(dtype))[:, :, None, :]
-        self.signed = self.signed * (1 - 2 * flipped.double())
-        limits = [float(spec.slice_limit(index)) for index in range(spec.slice_count)]
-        worth = self.powers * self.powers.new_tensor(limits)
-        self.constants += flipped.double().unflatten(2, (outputs, len(worth))) @ worth
+        if flipped is not None:
+            factors -= 2 * flipped.double()
+            limits = [float(spec.slice_limit(index)) for index in range(spec.slice_count)]
+            worth = self.powers * self.powers.new_tensor(limits)
+            self.constants += flipped.double().unflatten(2, (outputs, len(worth))) @ worth
+        if mask is not None:
+            shifted = mask.factors.double()
+            factors *= shifted.repeat_interleave(spec.bitlines_per_output, dim=2)
+            self.constants *= shifted
+        self.signed = self.powers.repeat(outputs) * factors
+        plain = flipped is None and mask is None
+        self.factors = None if plain else factors.to(dtype)[:, :, None, :]
 
     def _set_product(self, levels: Tensor, crossbars: CrossbarSimulator) -> None:
         """The weights that the levels as they are amount to."""

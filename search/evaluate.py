@@ -12,7 +12,7 @@ from torch import nn
 
 from hwmodel.accelerator import CostModel
 from hwmodel.crossbar import CrossbarPlan
-from hwmodel.errors import CrossfrontError
+from hwmodel.errors import ConfigError, CrossfrontError
 from hwmodel.geometry import LayerShape
 from hwmodel.layers import AnyLayer, DigitalLayer
 from search.break_even import paying_targets
@@ -112,6 +112,11 @@ def load_problem(config: StudyConfig) -> Problem:
     Raises:
         CrossfrontError: whatever is wrong with data, network, device or hardware.
     """
+    if config.data.backbone_classes is not None and config.train.distillation > 0:
+        raise ConfigError(
+            f"train.distillation is {config.train.distillation}; allowed with "
+            "data.backbone_classes: 0, since no dense network knows the task"
+        )
     dataset = load_dataset(config.data)
     device = resolve_device(config.train.device)
     network = build_network(config.network, dataset.input_shape, dataset.classes)
@@ -138,36 +143,73 @@ def check_problem(problem: Problem) -> None:
 def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation:
     """Trains, or loads, the dense baseline that every trial starts from, and prices it.
 
+    Where the data name `backbone_classes`, trials start from a backbone that has learnt those, and
+    the dense baseline is what trials stand against: all of it trained on as long as they are.
+
     Args:
         problem: the study's problem.
-        weights: where its float weights go.
-        checkpoint: folder for its integer network.
+        weights: where the float weights go that trials start from.
+        checkpoint: folder for the baseline's integer network.
+
+    Raises:
+        CrossfrontError: whatever is wrong with the checkpoint or the backbone's classes.
     """
     config, started = problem.config, time.perf_counter()
     network = problem.network()
-    targets = dense_targets(network, problem.dense_plan())
-    method = Method(targets)
+    method = Method(dense_targets(network, problem.dense_plan()))
     _load_pretrained(problem, network)
-    if config.network.checkpoint is not None and not config.network.reset_head:
+    loaded = config.network.checkpoint is not None
+    if config.data.backbone_classes is not None:
+        train_s = 0.0 if loaded else _train_backbone(problem, network, weights)
+        save_weights(network, weights)
+        epochs, rate = config.train.epochs, config.train.prune_learning_rate
+        train_s += _fit_dense(problem, network, method, weights, epochs, rate)
+    elif loaded and not config.network.reset_head:
         method.attach(network, epochs=0, steps_per_epoch=1)
         train_s = 0.0
+        save_weights(network, weights)
     else:
-        result = fit(
-            network,
-            _training_images(problem),
-            method,
-            replace(config.train, distillation=0.0),  # it is the teacher
-            epochs=config.train.dense_epochs,
-            learning_rate=config.train.learning_rate,
-            seed=config.study.seed,
-            state_path=weights.with_suffix(".training"),
-        )
-        train_s = result.seconds
-    save_weights(network, weights)
+        epochs, rate = config.train.dense_epochs, config.train.learning_rate
+        train_s = _fit_dense(problem, network, method, weights, epochs, rate)
+        save_weights(network, weights)
     facts = {"candidate": None, "method": method.name}
     evaluation = _finish(problem, network, method, checkpoint, facts, started, train_s)
     weights.with_suffix(".training").unlink(missing_ok=True)
     return evaluation
+
+
+def _train_backbone(problem: Problem, network: nn.Module, weights: Path) -> float:
+    """Gives a task's network the backbone that has learnt `data.backbone_classes`; in seconds."""
+    config = problem.config
+    data = replace(config.data, classes=config.data.backbone_classes, backbone_classes=None)
+    before = load_problem(replace(config, data=data))
+    backbone = before.network()
+    method = Method(dense_targets(backbone, problem.dense_plan()))
+    file = weights.with_name(f"backbone.{weights.name}")
+    epochs, rate = config.train.dense_epochs, config.train.learning_rate
+    train_s = _fit_dense(before, backbone, method, file, epochs, rate)
+    save_weights(backbone, file)
+    load_weights(network, file, reset_head=True)
+    file.with_suffix(".training").unlink(missing_ok=True)
+    return train_s
+
+
+def _fit_dense(
+    problem: Problem, network: nn.Module, method: Method, weights: Path, epochs: int, rate: float
+) -> float:
+    """Trains densely, resuming where a run was cut off; the seconds that it took."""
+    config = problem.config
+    result = fit(
+        network,
+        _training_images(problem),
+        method,
+        replace(config.train, distillation=0.0),  # it is the teacher
+        epochs=epochs,
+        learning_rate=rate,
+        seed=config.study.seed,
+        state_path=weights.with_suffix(".training"),
+    )
+    return result.seconds
 
 
 def evaluate(problem: Problem, candidate: Candidate, weights: Path, checkpoint: Path) -> Evaluation:
@@ -263,7 +305,8 @@ def _load_pretrained(problem: Problem, network: nn.Module) -> None:
     """Loads the checkpoint to start from, where there is one."""
     config = problem.config.network
     if config.checkpoint is not None:
-        load_weights(network, Path(config.checkpoint), reset_head=config.reset_head)
+        task = problem.config.data.backbone_classes is not None
+        load_weights(network, Path(config.checkpoint), reset_head=config.reset_head or task)
 
 
 def _robustness(problem: Problem, integer: nn.Module) -> Robustness | None:

@@ -17,6 +17,7 @@ NEEDS_TORCH = (
     "hwmodel.mapping",
     "hwmodel.nonideality",
     "hwmodel.rotation",
+    "hwmodel.segment_mask",
     "hwmodel.simulator",
     "hwmodel.slice_statistics",
     "hwmodel.slicing",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import CheckpointError
 from hwmodel.mapping import MatrixLayout
+from hwmodel.segment_mask import SegmentMask
 from trainers.config import NetworkConfig
 from trainers.integer import ConvGeometry, IntegerLayer, install, integer_layers
 from trainers.networks import build_network
@@ -227,6 +228,8 @@ def _layer_tensors(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any
             kept = getattr(layer.layout, key)
             if kept is not None:
                 tensors[f"{name}.{key}"] = kept.cpu().contiguous()
+        if layer.mask is not None:
+            tensors[f"{name}.segment_factors"] = layer.mask.factors.cpu().contiguous()
         certificate = layer.certify()
         described[name] = {
             "spec": layer.spec.to_json(),
@@ -238,6 +241,7 @@ def _layer_tensors(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any
             "witnesses": [asdict(witness) for witness in certificate.witnesses],
             "activations": asdict(layer.activations),
             "geometry": None if layer.geometry is None else asdict(layer.geometry),
+            "mask_bits": 0 if layer.mask is None else layer.mask.bits,
         }
     rest = {f"rest.{key}": t.cpu().contiguous() for key, t in _rest_tensors(network).items()}
     return {**tensors, **rest}, described
@@ -272,6 +276,8 @@ def _check_layers(network: nn.Module, layers: Mapping[str, IntegerLayer], folder
                 raise CheckpointError(
                     f"{folder}: tensor '{name}.{key}' has shape {found}, the network's has {shape}"
                 )
+        if layer.mask is not None:
+            layer.mask.check_shape(f"{folder}: {name}", layer.layout, layer.spec)
 
 
 def _read_layer(
@@ -298,6 +304,7 @@ def _read_layer(
         adc_bits_per_slice=tuple(fields["adc_bits_per_slice"]),
         block_size=fields.get("block_size", 1),
         geometry=_read_geometry(fields["geometry"]),
+        mask=_read_mask(tensors.get(f"{name}.segment_factors"), fields.get("mask_bits", 0)),
     )
 
 
@@ -308,3 +315,12 @@ def _read_geometry(fields: Mapping[str, Any] | None) -> ConvGeometry | None:
         key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
     }
     return ConvGeometry(**read)
+
+
+def _read_mask(factors: Tensor | None, bits: int) -> SegmentMask | None:
+    """A layer's mask; the manifest says how many bits a factor takes, or 0 where there is none."""
+    if factors is None and bits == 0:
+        return None
+    if factors is None:
+        raise KeyError("segment_factors")
+    return SegmentMask(factors=factors, bits=bits)

@@ -197,7 +197,7 @@ def _through_module(
 
 
 def _normalised(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
-    """A constant channel has its own mean, so batch norm leaves its shift alone."""
+    """What batch norm makes of a constant channel, which is its own mean: the shift alone."""
 
     def shift(constants: Tensor) -> Tensor:
         return torch.zeros_like(constants) if norm.bias is None else norm.bias.detach()

@@ -122,7 +122,7 @@ class _PlainLayer(nn.Module):
         self.groups = layer.layout.groups
         self.limit = layer.spec.input_limit
         self.padding_code = float(layer.activations.zero_point)
-        weight = layer.weight_q.float()
+        weight = layer.unpacked_weight.float()
         self.register_buffer("weight", weight)
         self.register_buffer("input_scale", source.input_scale.clone())
         self.register_buffer("zero_point", source.zero_point.clone())

@@ -21,9 +21,10 @@ from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import SpecError
 from hwmodel.exact import exact_convolution, exact_product
 from hwmodel.geometry import LayerShape, MappedLayer, unit_line_bits
-from hwmodel.mapping import MatrixLayout
+from hwmodel.mapping import MatrixLayout, to_bitlines
 from hwmodel.nonideality import Nonideality
 from hwmodel.rotation import RotatedMapping, rotated_mapping
+from hwmodel.segment_mask import SegmentMask
 from hwmodel.simulator import CrossbarSimulator
 from trainers.quantise import ActivationRange, quantise_activations, quantise_weight
 from trainers.tracing import Convolution, CrossbarModule, crossbar_modules, dense_layout
@@ -84,6 +85,7 @@ class IntegerLayer:
         adc_bits_per_slice: the ADCs that are built, least significant slice first.
         geometry: of a convolution; None for a linear layer.
         block_size: side of the circulant blocks that the crossbars make use of; 1: none.
+        mask: what a task multiplies the segments by; None: nothing.
     """
 
     weight_q: Tensor
@@ -95,6 +97,7 @@ class IntegerLayer:
     adc_bits_per_slice: tuple[int, ...] = field(default=())
     geometry: ConvGeometry | None = None
     block_size: int = 1
+    mask: SegmentMask | None = None
 
     @classmethod
     def quantised(
@@ -144,6 +147,17 @@ class IntegerLayer:
         return max(*self.adc_bits_per_slice, unit_line_bits(self.spec, tallest))
 
     @property
+    def packed_weight(self) -> Tensor:
+        """The integers that are multiplied with, under the mask, `[groups, outputs, rows]`."""
+        matrix = self.layout.pack(self.weight_q.int())
+        return matrix if self.mask is None else self.mask.apply(matrix, self.spec.wordlines)
+
+    @property
+    def unpacked_weight(self) -> Tensor:
+        """The same as a weight tensor, int32 `[outputs, inputs, ...]`."""
+        return self.layout.unpack(self.packed_weight, self.weight_q.shape)
+
+    @property
     def rotated(self) -> RotatedMapping | None:
         """How a circulant layer is read; None: as a dense one."""
         return rotated_mapping(self.weight_q, self.layout, self.spec, self.block_size)
@@ -160,23 +174,28 @@ class IntegerLayer:
         return rotated.store(self.weight_q), rotated.layout
 
     def certify(self) -> AdcCertificate:
-        """The certificate of the integers as they stand."""
+        """The certificate of the integers as they stand, whatever the mask."""
         weight_q, layout = self.stored()
         return certify(weight_q, self.spec, layout)
 
     def mapped(self, shape: LayerShape) -> MappedLayer:
         """The layer as the cost model sees it."""
-        certificate, rotated, layout = self.certify(), self.rotated, self.stored()[1]
+        certificate, rotated, mask = self.certify(), self.rotated, self.mask
+        weight_q, layout = self.stored()
+        segments = certificate.segments_per_slice
+        if mask is not None:
+            segments = mask.segments_read(to_bitlines(weight_q, self.spec, layout), self.spec)
         return MappedLayer(
             shape=shape,
             spec=self.spec,
             rows=layout.packed_rows,
             outputs=layout.packed_outputs,
             adc_bits_per_slice=self.adc_bits_per_slice,
-            segments_per_slice=certificate.segments_per_slice,
-            nonzeros=int(torch.count_nonzero(self.weight_q)),
+            segments_per_slice=segments,
+            nonzeros=int(torch.count_nonzero(self.packed_weight)),
             unit_line_bits=certificate.unit_line_bits,
             rotations=1 if rotated is None else rotated.rotations,
+            mask_bits=0 if mask is None else mask.bits,
         )
 
 
@@ -236,7 +255,7 @@ class CrossbarLayer(nn.Module):
         self.layer = layer
         self._readout = EXACT
         self._simulator: CrossbarSimulator | None = None
-        matrix = layer.layout.pack(layer.weight_q.int())
+        matrix = layer.packed_weight
         code = layer.activations
         # Constants of an output hold for all its positions: [outputs], or [outputs, 1, ...].
         shape = (-1, *[1] * (layer.weight_q.ndim - 2))
@@ -309,6 +328,7 @@ class CrossbarLayer(nn.Module):
                 promised if cap is None else [min(bits, cap) for bits in promised],
                 layout=layout,
                 nonideality=readout.nonideality,
+                mask=layer.mask,
             )
         rotated = layer.rotated
         inputs = vectors if rotated is None else rotated.rotate(vectors)
@@ -390,6 +410,7 @@ def _layer_on(layer: IntegerLayer, device: torch.device) -> IntegerLayer:
         weight_scale=layer.weight_scale.to(device),
         bias=layer.bias.to(device),
         layout=layer.layout.to(device),
+        mask=None if layer.mask is None else layer.mask.to(device),
     )
 
 

@@ -18,6 +18,7 @@ from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
 from hwmodel.errors import MappingError, SpecError
 from hwmodel.geometry import LayerShape, MappedLayer, plan_layer
 from hwmodel.mapping import MatrixLayout
+from hwmodel.segment_mask import SegmentMask
 from trainers.constraints import Constraint, Unconstrained
 from trainers.packing import strongest_layout
 from trainers.quantise import quantise_weight
@@ -159,6 +160,10 @@ class Method:
             int32 of the weight's shape within the spec's limit, and float32 `[outputs]`.
         """
         return quantise_weight(weight, self.targets[name].spec.weight_limit)
+
+    def segment_mask(self, name: str) -> SegmentMask | None:
+        """What a task multiplies the segments of a finalised layer by; here, nothing."""
+        return None
 
     def after_backward(self) -> None:
         """Between `backward` and the optimiser's step."""

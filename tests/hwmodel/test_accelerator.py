@@ -192,6 +192,17 @@ def test_totals_are_exactly_the_sums_of_their_leaves() -> None:
     assert peak.chip.area_m2 == math.fsum(leaf.area_m2 for leaf in peak.tree.leaves())
 
 
+def test_a_shift_mask_costs_one_shift_per_conversion() -> None:
+    model, plain = CostModel(SMALL, SAR), layer("a", nonzeros=5)
+    without, masked = (model.evaluate([replace(plain, mask_bits=bits)]) for bits in (0, 3))
+    part = next(part for part in SMALL.components if part.name == "mask_shift")
+    shifts = {leaf.name: leaf for leaf in masked.tree.leaves()}["mask_shift"]
+    assert shifts.energy_j == pytest.approx(plain.conversions * part.energy_j)
+    more = masked.totals.energy_j - without.totals.energy_j
+    assert more == pytest.approx(shifts.energy_j)
+    assert masked.totals.area_m2 == without.totals.area_m2
+
+
 def test_doubling_the_crossbars_doubles_the_leaves() -> None:
     one = CostModel(SMALL, SAR).evaluate([layer(outputs=64)])
     two = CostModel(SMALL, SAR).evaluate([layer(outputs=128)])

@@ -251,11 +251,13 @@ def test_impossible_batches_are_named(which: Any, chosen: Any, message: str) -> 
         CandidateBatch.planned(SHAPES, [CrossbarSpec()], which, **chosen)
 
 
-def test_batches_of_nothing_or_of_two_networks_are_refused() -> None:
+def test_batches_of_nothing_of_two_networks_or_of_masks_are_refused() -> None:
     with pytest.raises(MappingError, match="0 candidates"):
         CandidateBatch.of([])
     with pytest.raises(MappingError, match="different networks"):
         CandidateBatch.of([[layer("a")], [layer("b")]])
+    with pytest.raises(MappingError, match="batch: a has a shift mask of 3 bits; allowed: layers"):
+        CandidateBatch.of([[replace(layer("a"), mask_bits=3)]])
     batch = CandidateBatch.of([[layer()]])
     with pytest.raises(MappingError, match="rows has shape"):
         replace(batch, rows=batch.rows[0])

@@ -117,7 +117,7 @@ def test_buffers_and_links_grow_with_the_crossbar() -> None:
     assert scale_factor([], large, REFERENCE, 16) == 1
     assert scale_factor(["wordlines", "dac_levels"], large, REFERENCE, 16) == 8
     unscaled = {part.name for part in load_preset("isaac").components if not part.scales_with}
-    assert unscaled == {"shift_add", "hyper_transport"}
+    assert unscaled == {"shift_add", "mask_shift", "hyper_transport"}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,14 @@ def test_events_of_a_small_layer_by_hand() -> None:
         "bus_byte": (6 + 3 * 2 * 2) * 5,
         "router_byte": 3 * 5,
         "output_value": 3 * 5,
+        "masked_conversion": 0,
     }
+
+
+def test_a_shift_mask_shifts_every_conversion_once() -> None:
+    layer = plan_layer(LayerShape(name="l", rows=6, outputs=3, positions=5), CrossbarSpec())
+    plain, masked = (event_counts(replace(layer, mask_bits=bits), 16) for bits in (0, 3))
+    assert masked == {**plain, "masked_conversion": layer.conversions}
 
 
 @pytest.mark.parametrize("kept", [{"rows": 0}, {"outputs": 0}])

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
-from hwmodel.errors import CheckpointError
+from hwmodel.errors import CheckpointError, ConfigError
 from search.config import read_config
 from search.evaluate import (
     COMPLETE,
@@ -176,6 +177,48 @@ def test_baseline_of_another_network_is_found_out_before_anything_starts(
     other = problem_of(network={"arguments": {"hidden": 30}, "checkpoint": str(weights)})
     with pytest.raises(CheckpointError, match=r"fc1\.weight.* has shape \(24, 784\)"):
         check_problem(other)
+
+
+TASK: dict[str, Any] = {"classes": [5, 6, 7], "backbone_classes": [0, 1], "test_count": 90}
+
+
+def test_tasks_start_from_one_backbone_and_keep_its_cells(tmp_path: Path) -> None:
+    xma = {"name": "xma"}
+    stored = []
+    for number, classes in enumerate(([5, 6, 7], [8, 9])):
+        problem = problem_of(data={**TASK, "classes": classes}, method=xma)
+        folder = tmp_path / str(number)
+        baseline = train_dense(problem, folder / "start.safetensors", folder / "dense")
+        assert baseline.values["accuracy"] > 1.1 / len(classes)
+        plain = Candidate(network="mlp", method="xma", plan=problem.dense_plan())
+        found = evaluate(problem, plain, folder / "start.safetensors", folder / "task")
+        assert found.status == COMPLETE, found.reason
+        checkpoint = load_checkpoint(folder / "task")
+        assert checkpoint.classes == len(classes)
+        stored.append(integer_layers(checkpoint.network))
+        fine_tuned = integer_layers(load_checkpoint(folder / "dense").network)
+        assert not torch.equal(stored[-1]["fc1"].weight_q, fine_tuned["fc1"].weight_q)
+        assert not list(folder.glob("*.training"))
+    assert torch.equal(stored[0]["fc1"].weight_q, stored[1]["fc1"].weight_q)
+
+
+def test_a_backbone_can_come_from_a_file(tmp_path: Path) -> None:
+    backbone = problem_of(data={"classes": [0, 1]})
+    train_dense(backbone, tmp_path / "backbone.safetensors", tmp_path / "backbone")
+    given = {"checkpoint": str(tmp_path / "backbone.safetensors")}
+    weights = []
+    for network in (TABLES["network"], {**TABLES["network"], **given}):
+        problem = problem_of(data=TASK, network=network)
+        check_problem(problem)
+        start = tmp_path / "start.safetensors"
+        train_dense(problem, start, tmp_path / "dense")
+        weights.append(load_file(start))
+    assert torch.equal(weights[0]["fc1.weight"], weights[1]["fc1.weight"])
+
+
+def test_a_task_has_no_teacher() -> None:
+    with pytest.raises(ConfigError, match=r"train.distillation is 0.5; allowed with data.backbone"):
+        problem_of(data=TASK, train={"distillation": 0.5})
 
 
 def test_robust_accuracy_is_the_mean_over_lossy_devices(

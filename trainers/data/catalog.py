@@ -40,6 +40,11 @@ class DataConfig:
     """Training images to use, balanced over the classes; None: all."""
     test_count: int | None = None
     """Test images to use, balanced over the classes; None: all."""
+    classes: tuple[int, ...] | None = None
+    """Classes to use, numbered anew in this order; None: all."""
+    backbone_classes: tuple[int, ...] | None = None
+    """Classes of the same set that a backbone is trained on first; candidates then start from it,
+    with a new head, and learn `classes` (None: no such task before)."""
     image_size: int | None = None
     """Side in pixels that encoded images (Parquet, image folders) are scaled to, the largest
     centred square of each; None: as stored, all of one size."""
@@ -57,6 +62,8 @@ class DataConfig:
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise DataError(f"{field} is {value}, expected at least 1")
+        if self.streaming and self.classes is not None:
+            raise DataError(f"classes is {list(self.classes)}, expected none with streaming")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +97,8 @@ def load_dataset(config: DataConfig) -> Dataset[ImageSource]:
 
     Raises:
         DataError: if the name is unknown, the path is missing or holds something else, a file is
-            damaged, a count is larger than the set, or the set cannot be scaled or streamed.
+            damaged, a class is not in the set, a count is larger than it, or it cannot be scaled
+            or streamed.
     """
     if config.name not in _CATALOG:
         known = ", ".join(dataset_names())
@@ -124,7 +132,9 @@ def _in_memory(config: DataConfig, source: _Source) -> tuple[ImageSource, ImageS
     scaled = "" if config.image_size is None else f"-{config.image_size}px"
     folder = cache_folder(config.cache)
     dataset = cached_dataset(f"{config.name}{scaled}", source.files, decode, folder=folder)
-    return dataset.train, dataset.test
+    if config.classes is None:
+        return dataset.train, dataset.test
+    return dataset.train.of_classes(config.classes), dataset.test.of_classes(config.classes)
 
 
 def _streamed(config: DataConfig, source: _Source) -> tuple[ImageSource, ImageSource]:

@@ -1,6 +1,7 @@
 """Images and labels held in memory (`ImageSet`); a training and a test set of them (`Dataset`)."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
@@ -103,6 +104,25 @@ class ImageSet:
             images=self.images[rows],
             labels=self.labels[rows],
             classes=self.classes,
+        )
+
+    def of_classes(self, classes: Sequence[int]) -> "ImageSet":
+        """The images of some classes, which are numbered anew in the order given.
+
+        Raises:
+            DataError: fewer than two classes, a repeated one, or one that the set does not have.
+        """
+        known = all(0 <= number < self.classes for number in classes)
+        self._require(
+            known and len(classes) == len(set(classes)) and len(classes) > 1,
+            f"classes {list(classes)} asked, allowed are two or more of 0..{self.classes - 1}",
+        )
+        numbers = torch.full((self.classes,), -1, device=self.labels.device)
+        numbers[list(classes)] = torch.arange(len(classes), device=numbers.device)
+        labels = numbers[self.labels]
+        rows = labels >= 0
+        return ImageSet(
+            name=self.name, images=self.images[rows], labels=labels[rows], classes=len(classes)
         )
 
     def to(self, device: torch.device | str) -> "ImageSet":

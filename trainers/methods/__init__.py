@@ -20,6 +20,7 @@ from trainers.methods.tinyadc import (
     TinyAdcStraightThrough,
     tinyadc,
 )
+from trainers.methods.xma import Xma, XmaConfig
 
 __all__ = [
     "METHODS",
@@ -46,6 +47,8 @@ __all__ = [
     "TinyAdc",
     "TinyAdcConfig",
     "TinyAdcStraightThrough",
+    "Xma",
+    "XmaConfig",
     "build_method",
     "method_entry",
 ]
@@ -58,6 +61,7 @@ MethodConfig = (
     | BitsliceL1Config
     | DubConfig
     | CirculantConfig
+    | XmaConfig
     | MagnitudeConfig
     | DenseConfig
     | StructuredConfig
@@ -88,6 +92,7 @@ METHODS: dict[str, MethodEntry] = {
     "circulant": MethodEntry(CirculantConfig, CirculantMethod, CirculantMethod.settings),
     "magnitude": MethodEntry(MagnitudeConfig, Magnitude, Magnitude.settings),
     "structured": MethodEntry(StructuredConfig, Structured, Structured.settings),
+    "xma": MethodEntry(XmaConfig, Xma, Xma.settings),
     "dense": MethodEntry(DenseConfig, Dense, Dense.settings),
 }
 

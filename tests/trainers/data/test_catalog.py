@@ -119,6 +119,18 @@ def test_counts_take_a_prefix_without_a_copy(cache: str, embedded: Dataset) -> N
     assert part.test.labels.bincount().tolist() == [3] * 10
 
 
+def test_classes_of_a_streamed_set_are_refused() -> None:
+    with pytest.raises(DataError, match=r"classes is \[1, 2\], expected none with streaming"):
+        DataConfig(classes=(1, 2), streaming=True)
+
+
+def test_classes_are_chosen_before_images_are_counted(cache: str) -> None:
+    part = load_dataset(DataConfig(cache=cache, classes=(7, 3), train_count=2000))
+    assert part.classes == 2
+    assert part.train.labels.bincount().tolist() == [1000, 1000]
+    assert len(part.test) == 400
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

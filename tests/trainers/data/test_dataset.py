@@ -103,3 +103,19 @@ def test_dataset_with_differing_splits_is_refused() -> None:
         Dataset(name="toy", train=image_set([0]), test=image_set([0], size=3))
     with pytest.raises(DataError, match="number of classes 3 in train but 4 in test"):
         Dataset(name="toy", train=image_set([0]), test=image_set([0], classes=4))
+
+
+def test_chosen_classes_are_numbered_in_the_order_given() -> None:
+    images = image_set([2, 0, 1, 2, 0])
+    part = images.of_classes((2, 0))
+    assert part.labels.tolist() == [0, 1, 0, 1]
+    assert part.images[:, 0, 0, 0].tolist() == [0, 1, 3, 4]
+    assert part.classes == 2
+
+
+@pytest.mark.parametrize("classes", [(), (1,), (0, 0), (0, 3), (-1, 1)])
+def test_impossible_choices_of_classes_are_refused(classes: tuple[int, ...]) -> None:
+    with pytest.raises(
+        DataError, match=r"toy: classes \[.*\] asked, allowed are two or more of 0..2"
+    ):
+        image_set([0, 1, 2]).of_classes(classes)
