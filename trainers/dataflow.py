@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from trainers.tracing import CrossbarModule
+from trainers.tracing import Convolution, CrossbarModule
 
 __all__ = ["Channels", "Reader", "follow_channels"]
 
@@ -210,7 +210,7 @@ def _reader(
 ) -> Reader | str:
     """The reader at the end of a path, or why its rows cannot be told apart."""
     channels = producer.weight.shape[0]
-    if isinstance(reader, nn.Conv1d | nn.Conv2d):
+    if isinstance(reader, Convolution):
         if reader.groups > 1:
             return f"{name}, whose groups keep equally many rows"
         per_channel = reader.weight[0, 0].numel()

@@ -2,10 +2,10 @@
 
 A removed output leaves a constant channel: its bias, and what batch norm and activations make of
 it. The rows of the next layer that it feeds multiply this constant in every image, so they are
-removed and their sum goes into that layer's bias. Where a convolution pads, its border sees zeros
-instead of the constant: there the rows stay, unless the constant is zero. Then, from the last layer
-to the first: rows without any weight are removed, and outputs whose every reader has removed the
-rows that they feed.
+removed and their sum goes into that layer's bias. Where a convolution pads with zeros, its border
+sees these instead of the constant: there the rows stay, unless the constant is zero. Then, from the
+last layer to the first: rows without any weight are removed, and outputs whose every reader has
+removed the rows that they feed.
 
 Source: unused path removal of Ma et al. (ASP-DAC 2020). differs: what is removed changes no output
 of the network, so no score decides; residual additions end a path.
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hwmodel.mapping import MatrixLayout
 from trainers.dataflow import Reader, follow_channels
 from trainers.integer import ConvGeometry
-from trainers.tracing import CrossbarModule
+from trainers.tracing import Convolution, CrossbarModule
 
 __all__ = ["DeadPaths"]
 
@@ -72,7 +72,11 @@ class DeadPaths:
         """Folds the constants of dead channels, bool `[channels]`, into the reader's bias."""
         module, layout = self.modules[reader.layer], self.layouts[reader.layer]
         constants = reader.arriving(_constants(self.modules[producer]))
-        padded = isinstance(module, nn.Conv1d | nn.Conv2d) and any(ConvGeometry.of(module).padding)
+        padded = (
+            isinstance(module, Convolution)
+            and module.padding_mode == "zeros"
+            and any(ConvGeometry.of(module).padding)
+        )
         if padded and bool((dead & (constants != 0)).any()):
             self.reasons[producer] = f"{reader.layer} pads: its border sees no constant"
             dead = dead & (constants == 0)

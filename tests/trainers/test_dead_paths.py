@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -120,6 +121,31 @@ def test_rows_behind_padding_stay_unless_the_constant_is_zero() -> None:
     assert reasons == {"0": "3 pads: its border sees no constant"}
     assert found["3"].kept_rows is not None
     assert found["3"].kept_rows[0].tolist() == list(range(9, 54))
+    torch.testing.assert_close(probe(network), before)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+def test_only_padding_with_zeros_hides_the_constant_of_a_signal(mode: str) -> None:
+    network = seeded(
+        nn.Sequential(
+            nn.Flatten(2),
+            nn.Conv1d(1, 4, 3),
+            nn.Tanh(),
+            nn.Conv1d(4, 3, 3, padding=1, padding_mode=mode),  # type: ignore[arg-type]
+            nn.Flatten(),
+            nn.Linear(3 * 62, 2),
+        )
+    )
+    layouts = pruned(network, {"1": [0, 3]})
+    before = probe(network)
+    found, reasons = removed(network, layouts)
+    if mode == "zeros":
+        assert reasons == {"1": "3 pads: its border sees no constant"}
+        assert found["3"].kept_rows is None
+    else:
+        assert reasons == {}
+        assert found["3"].kept_rows is not None
+        assert found["3"].kept_rows[0].tolist() == [0, 1, 2, 9, 10, 11]
     torch.testing.assert_close(probe(network), before)
 
 
