@@ -33,8 +33,8 @@ IMAGES = toy_images(24)
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
     trained = build_network(CONV_NET, SHAPE, CLASSES)
-    method = toy_tinyadc(trained)
-    toy_fit(trained, IMAGES, method, epochs=4)
+    method = toy_tinyadc(trained, nonzeros=6)
+    toy_fit(trained, IMAGES, method, epochs=16)
     return finalise(trained, method, layer_shapes(trained, SHAPE), IMAGES)
 
 
