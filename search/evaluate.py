@@ -188,6 +188,7 @@ def evaluate(problem: Problem, candidate: Candidate, weights: Path, checkpoint: 
         load_weights(network, weights)
         settings = config.method_config(candidate.method)
         method = build_method(candidate.method, settings, candidate.targets(problem.shapes))
+        teacher = _teacher(problem, weights)
         result = fit(
             network,
             _training_images(problem),
@@ -196,10 +197,11 @@ def evaluate(problem: Problem, candidate: Candidate, weights: Path, checkpoint: 
             epochs=config.train.epochs,
             learning_rate=config.train.prune_learning_rate,
             seed=candidate.seed,
-            teacher=_teacher(problem, weights),
+            teacher=teacher,
         )
         facts = {"candidate": candidate.to_json(), "method": candidate.method}
-        return _finish(problem, network, method, checkpoint, facts, started, result.seconds)
+        dense = teacher if config.train.reconstruct else None
+        return _finish(problem, network, method, checkpoint, facts, started, result.seconds, dense)
     except CrossfrontError as error:
         seconds = {"total": time.perf_counter() - started}
         return Evaluation(status=FAILED, reason=str(error), seconds=seconds)
@@ -213,11 +215,12 @@ def _finish(
     facts: Mapping[str, Any],
     started: float,
     train_s: float,
+    dense: nn.Module | None = None,
 ) -> Evaluation:
     """Finalises, measures, prices and saves a trained network."""
     calibration = _training_images(problem)
     count = min(problem.config.train.calibration_count, len(calibration))
-    integer = finalise(network, method, problem.shapes, calibration.subset(count))
+    integer = finalise(network, method, problem.shapes, calibration.subset(count), dense=dense)
     stored = integer_layers(integer)
     mapped = [layer.mapped(problem.shapes[name]) for name, layer in stored.items()]
     layers: list[AnyLayer] = [*mapped, *problem.digital]
@@ -251,8 +254,8 @@ def _finish(
 
 
 def _teacher(problem: Problem, weights: Path) -> nn.Module | None:
-    """The dense network that candidates learn from, where they do."""
-    if problem.config.train.distillation == 0:
+    """The dense network that candidates learn from or are held against, where they are."""
+    if problem.config.train.distillation == 0 and not problem.config.train.reconstruct:
         return None
     teacher = problem.network()
     load_weights(teacher, weights)
