@@ -235,6 +235,7 @@ def evaluate(problem: Problem, candidate: Candidate, weights: Path, checkpoint: 
                 network, targets, problem.shapes, problem.cost_model, settings.break_even
             )
         method = build_method(candidate.method, settings, targets)
+        teacher = _teacher(problem, weights)
         result = fit(
             network,
             _training_images(problem),
@@ -243,10 +244,11 @@ def evaluate(problem: Problem, candidate: Candidate, weights: Path, checkpoint: 
             epochs=config.train.epochs,
             learning_rate=config.train.prune_learning_rate,
             seed=candidate.seed,
-            teacher=_teacher(problem, weights),
+            teacher=teacher,
         )
         facts = {"candidate": candidate.to_json(), "method": candidate.method}
-        return _finish(problem, network, method, checkpoint, facts, started, result.seconds)
+        dense = teacher if config.train.reconstruct else None
+        return _finish(problem, network, method, checkpoint, facts, started, result.seconds, dense)
     except CrossfrontError as error:
         seconds = {"total": time.perf_counter() - started}
         return Evaluation(status=FAILED, reason=str(error), seconds=seconds)
@@ -260,11 +262,12 @@ def _finish(
     facts: Mapping[str, Any],
     started: float,
     train_s: float,
+    dense: nn.Module | None = None,
 ) -> Evaluation:
     """Finalises, measures, prices and saves a trained network."""
     calibration = _training_images(problem)
     count = min(problem.config.train.calibration_count, len(calibration))
-    integer = finalise(network, method, problem.shapes, calibration.subset(count))
+    integer = finalise(network, method, problem.shapes, calibration.subset(count), dense=dense)
     stored = integer_layers(integer)
     mapped = [layer.mapped(problem.shapes[name]) for name, layer in stored.items()]
     layers: list[AnyLayer] = [*mapped, *problem.digital]
@@ -319,8 +322,8 @@ def _robustness(problem: Problem, integer: nn.Module) -> Robustness | None:
 
 
 def _teacher(problem: Problem, weights: Path) -> nn.Module | None:
-    """The dense network that candidates learn from, where they do."""
-    if problem.config.train.distillation == 0:
+    """The dense network that candidates learn from or are held against, where they are."""
+    if problem.config.train.distillation == 0 and not problem.config.train.reconstruct:
         return None
     teacher = problem.network()
     load_weights(teacher, weights)

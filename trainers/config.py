@@ -75,6 +75,9 @@ class TrainConfig:
     """Training images per epoch (default: all)."""
     calibration_count: int = 512
     """Training images that set activation ranges and batch-norm statistics at the end."""
+    reconstruct: bool = False
+    """Move each candidate's weights, within what its method allows, towards the dense layers'
+    outputs on the calibration images; pays where there are few or no epochs."""
     threads: int = 1
     """CPU threads of one training process."""
     device: str = "auto"

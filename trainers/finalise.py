@@ -15,6 +15,7 @@ from trainers.data import Batches, ImageSet
 from trainers.integer import IntegerLayer, install
 from trainers.method import Method
 from trainers.quantise import ActivationRange
+from trainers.reconstruct import reconstruct
 from trainers.tracing import crossbar_modules
 
 __all__ = ["activation_ranges", "finalise", "recalibrate_batch_norm", "settle_batch_norm"]
@@ -27,17 +28,22 @@ def finalise(
     method: Method,
     shapes: Mapping[str, LayerShape],
     images: ImageSet,
+    *,
+    dense: nn.Module | None = None,
 ) -> nn.Module:
     """The integer network of a trained one, proven to keep what its method promised.
 
-    Lets the method release the network, settles batch norm, measures activation ranges, quantises,
-    and holds every layer against its constraint and its planned ADC bits.
+    Lets the method release the network, reconstructs its layers where asked to, settles batch norm,
+    measures activation ranges, quantises, and holds every layer against its constraint and its
+    planned ADC bits.
 
     Args:
         network: trained under `method`; its weights are projected in place.
         method: attached to the network.
         shapes: the layers' shapes.
         images: calibration images.
+        dense: the network that was pruned, whose layer outputs are reconstructed (default: the
+            weights stay as they were trained).
 
     Raises:
         ConstraintError: naming layer, tile and bitline, where a constraint is missed; or the layer
@@ -46,6 +52,8 @@ def finalise(
         DivergedError: weights or activations that are not finite.
     """
     method.finalize()
+    if dense is not None:
+        reconstruct(network, method, dense, images)
     for name, tensor in network.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise DivergedError(f"{name}: values that are not finite; allowed: finite numbers")

@@ -136,7 +136,7 @@ def choose_scale(weight: Tensor, spec: CrossbarSpec, layout: MatrixLayout, limit
         better = error < best_error
         best_scale = torch.where(better, scale, best_scale)
         best_error = torch.where(better, error, best_error)
-    return best_scale
+    return torch.where(largest > 0, best_scale, unit)
 
 
 def project_weight(
@@ -172,7 +172,6 @@ def _project_polarity(
     values: Tensor, spec: CrossbarSpec, limit: int, thresholds: Sequence[float]
 ) -> Tensor:
     """`project_levels` of non-negative values, `[segments, wordlines]`."""
-    values = values.clamp(max=float(spec.weight_limit))
     best = _greedy(values, spec, limit, thresholds[0])
     error = (values - best).square().sum(dim=-1, keepdim=True)
     for threshold in thresholds[1:]:

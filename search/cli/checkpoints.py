@@ -25,6 +25,12 @@ def compress(
     adc_bits: Annotated[int | None, typer.Option(help="ADC bits of level sums.")] = None,
     wordlines: Annotated[int | None, typer.Option(help="Height of the crossbars.")] = None,
     bitlines: Annotated[int | None, typer.Option(help="Width of the crossbars.")] = None,
+    train: Annotated[
+        bool | None, typer.Option("--train/--no-train", help="Train the candidate, or not at all.")
+    ] = None,
+    reconstruct: Annotated[
+        bool | None, typer.Option(help="Fit each layer's outputs to the dense one's.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Prune, train and export one candidate: crossfront compress F.toml --nonzeros 5 --to out/."""
@@ -39,7 +45,8 @@ def compress(
 
     check_target(to)
     chosen = _given(nonzeros=nonzeros, adc_bits=adc_bits, wordlines=wordlines, bitlines=bitlines)
-    settings = load_config(config, {"candidate": chosen})
+    training = _given(epochs=0 if train is False else None, reconstruct=reconstruct)
+    settings = load_config(config, {"candidate": chosen, "train": training})
     problem = load_problem(settings)
     candidate = settings.candidate.candidate(
         problem.shapes,

@@ -79,15 +79,29 @@ class LevelSumMethod(StraightThrough):
         adc_bits = self.targets[name].adc_bits
         return Unconstrained() if adc_bits is None else LevelSum(adc_bits)
 
+    def project(self, name: str, weight: Tensor) -> Tensor:
+        """The nearest weight found, on the scales that were chosen for the layer."""
+        if name not in self.scales:
+            return super().project(name, weight)
+        return self._integers(name, weight) * per_output(self.scales[name], weight)
+
     def projected(self, name: str, latent: Tensor) -> Tensor:
         """The nearest weight found; its digits bound those of `adjusted`."""
-        target, layout = self.targets[name], self.layouts[name]
-        limit = level_limits(target.spec, target.adc_bits or 0)
         if name not in self.scales:
-            self.scales[name] = choose_scale(latent, target.spec, layout, limit)
-        scale = self.scales[name]
-        self.anchors[name] = project_weight(latent, scale, target.spec, layout, limit)
-        return self.anchors[name] * per_output(scale, latent)
+            spec, layout = self.targets[name].spec, self.layouts[name]
+            self.scales[name] = choose_scale(latent, spec, layout, self._limit(name))
+        self.anchors[name] = self._integers(name, latent)
+        return self.anchors[name] * per_output(self.scales[name], latent)
+
+    def _limit(self, name: str) -> int:
+        """Largest level sum of the layer's segments."""
+        target = self.targets[name]
+        return level_limits(target.spec, target.adc_bits or 0)
+
+    def _integers(self, name: str, weight: Tensor) -> Tensor:
+        """The layer's projection in integer steps of its scales."""
+        spec, layout = self.targets[name].spec, self.layouts[name]
+        return project_weight(weight, self.scales[name], spec, layout, self._limit(name))
 
     def adjusted(self, name: str, latent: Tensor) -> Tensor:
         """Rounded anew under the digits of the last projection."""
