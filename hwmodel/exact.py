@@ -56,8 +56,8 @@ def exact_convolution(
     weight_q: Tensor,
     input_limit: int,
     *,
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
     groups: int,
 ) -> Tensor:
     """The integer convolution of padded inputs, as float32 or float64 of exact integers.
@@ -66,15 +66,16 @@ def exact_convolution(
     with the batch.
 
     Args:
-        inputs_q: integers `[batch, channels, height, width]` within `0..input_limit`, any dtype.
-        weight_q: integer weights `[outputs, channels / groups, kernel height, kernel width]`.
+        inputs_q: integers `[batch, channels, ...]` within `0..input_limit`, any dtype, with one
+            axis or two to slide along.
+        weight_q: integer weights `[outputs, channels / groups, ...]`.
         input_limit: largest input.
-        stride: down and across.
-        dilation: down and across.
+        stride: by axis.
+        dilation: by axis.
         groups: groups of the convolution.
 
     Returns:
-        `[batch, outputs, output height, output width]`.
+        `[batch, outputs, ...]`.
 
     Raises:
         MappingError: sums that float64 cannot hold.
@@ -82,14 +83,13 @@ def exact_convolution(
     dtype = exact_dtype(_largest_sum(weight_q.flatten(1)) * input_limit)
     weight = weight_q.to(dtype)
     patches = math.prod(inputs_q.shape[1:]) * math.prod(weight_q.shape[2:]) // math.prod(stride)
+    convolve = functional.conv1d if weight.ndim == 3 else functional.conv2d
     chunks = inputs_q.split(max(1, _PATCHES_AT_ONCE // max(1, patches)))
     # Without NNPACK and cuDNN, torch multiplies directly or unfolds: neither transforms.
     with torch.backends.nnpack.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
         return torch.cat(
             [
-                functional.conv2d(
-                    chunk.to(dtype), weight, stride=stride, dilation=dilation, groups=groups
-                )
+                convolve(chunk.to(dtype), weight, stride=stride, dilation=dilation, groups=groups)
                 for chunk in chunks
             ]
         )

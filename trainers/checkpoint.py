@@ -288,7 +288,6 @@ def _read_layer(
         raise CheckpointError(f"{folder / WEIGHTS}: tensor '{name}.{missing[0]}' is missing")
     weight_q = tensors[f"{name}.weight_q"]
     dense = MatrixLayout.of(weight_q, fields["groups"])
-    geometry = fields["geometry"]
     return IntegerLayer(
         weight_q=weight_q,
         weight_scale=tensors[f"{name}.weight_scale"],
@@ -304,11 +303,18 @@ def _read_layer(
         ),
         adc_bits_per_slice=tuple(fields["adc_bits_per_slice"]),
         block_size=fields.get("block_size", 1),
-        geometry=None
-        if geometry is None
-        else ConvGeometry(**{key: tuple(value) for key, value in geometry.items()}),
+        geometry=_read_geometry(fields["geometry"]),
         mask=_read_mask(tensors.get(f"{name}.segment_factors"), fields.get("mask_bits", 0)),
     )
+
+
+def _read_geometry(fields: Mapping[str, Any] | None) -> ConvGeometry | None:
+    if fields is None:
+        return None
+    read: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+    }
+    return ConvGeometry(**read)
 
 
 def _read_mask(factors: Tensor | None, bits: int) -> SegmentMask | None:

@@ -197,7 +197,7 @@ def _through_module(
 
 
 def _normalised(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
-    """A constant channel has its own mean, so batch norm leaves its shift alone."""
+    """What batch norm makes of a constant channel, which is its own mean: the shift alone."""
 
     def shift(constants: Tensor) -> Tensor:
         return torch.zeros_like(constants) if norm.bias is None else norm.bias.detach()
@@ -210,7 +210,7 @@ def _reader(
 ) -> Reader | str:
     """The reader at the end of a path, or why its rows cannot be told apart."""
     channels = producer.weight.shape[0]
-    if isinstance(reader, nn.Conv2d):
+    if isinstance(reader, nn.Conv1d | nn.Conv2d):
         if reader.groups > 1:
             return f"{name}, whose groups keep equally many rows"
         per_channel = reader.weight[0, 0].numel()

@@ -72,7 +72,7 @@ class DeadPaths:
         """Folds the constants of dead channels, bool `[channels]`, into the reader's bias."""
         module, layout = self.modules[reader.layer], self.layouts[reader.layer]
         constants = reader.arriving(_constants(self.modules[producer]))
-        padded = isinstance(module, nn.Conv2d) and any(ConvGeometry.of(module).padding)
+        padded = isinstance(module, nn.Conv1d | nn.Conv2d) and any(ConvGeometry.of(module).padding)
         if padded and bool((dead & (constants != 0)).any()):
             self.reasons[producer] = f"{reader.layer} pads: its border sees no constant"
             dead = dead & (constants == 0)

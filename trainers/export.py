@@ -126,7 +126,7 @@ class _PlainLayer(nn.Module):
         self.register_buffer("weight", weight)
         self.register_buffer("input_scale", source.input_scale.clone())
         self.register_buffer("zero_point", source.zero_point.clone())
-        shape = (-1,) if self.geometry is None else (-1, 1, 1)
+        shape = (-1, *[1] * (weight.ndim - 2))
         offset = -layer.activations.zero_point * weight.flatten(1).sum(dim=1)
         self.register_buffer("offset", offset.reshape(shape))
         self.register_buffer("scale", source.output_scale.reshape(shape).clone())
@@ -137,8 +137,9 @@ class _PlainLayer(nn.Module):
         if self.geometry is None:
             products = functional.linear(codes, self.weight)
         else:
-            products = functional.conv2d(
-                functional.pad(codes, self.geometry.padding, value=self.padding_code),
+            convolve = functional.conv1d if self.weight.ndim == 3 else functional.conv2d
+            products = convolve(
+                self.geometry.pad(codes, self.padding_code),
                 self.weight,
                 stride=self.geometry.stride,
                 dilation=self.geometry.dilation,

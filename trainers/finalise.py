@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hwmodel.errors import DivergedError
+from hwmodel.errors import ConstraintError, DivergedError, MappingError
 from hwmodel.geometry import LayerShape
 from trainers.data import Batches, ImageSet
 from trainers.integer import IntegerLayer, install
@@ -40,7 +40,8 @@ def finalise(
         images: calibration images.
 
     Raises:
-        ConstraintError: naming layer, tile and bitline, where a constraint is missed.
+        ConstraintError: naming layer, tile and bitline, where a constraint is missed; or the layer
+            whose integers no cell can store.
         CertificateError: where the stored weights need a larger ADC than planned.
         DivergedError: weights or activations that are not finite.
     """
@@ -55,15 +56,18 @@ def finalise(
     for name, module in method.modules.items():
         target = method.targets[name]
         integers = method.quantise(name, module.weight.detach())
-        method.constraint(name).check(name, integers[0], target.spec, method.layouts[name])
-        layer = IntegerLayer.quantised(
-            module,
-            target.spec,
-            method.layouts[name],
-            ranges[name],
-            integers,
-            block_size=target.block_size or 1,
-        )
+        try:
+            method.constraint(name).check(name, integers[0], target.spec, method.layouts[name])
+            layer = IntegerLayer.quantised(
+                module,
+                target.spec,
+                method.layouts[name],
+                ranges[name],
+                integers,
+                block_size=target.block_size or 1,
+            )
+        except MappingError as error:
+            raise ConstraintError(f"{name}: {error}") from None
         layer = replace(layer, mask=method.segment_mask(name))
         planned = target.planned(shapes[name])
         layer.certify().check(name, planned.adc_bits_per_slice)

@@ -8,6 +8,7 @@ digits and the certificate holds for them.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from hwmodel.rotation import RotatedMapping, rotated_mapping
 from hwmodel.segment_mask import SegmentMask
 from hwmodel.simulator import CrossbarSimulator
 from trainers.quantise import ActivationRange, quantise_activations, quantise_weight
-from trainers.tracing import CrossbarModule, crossbar_modules, dense_layout
+from trainers.tracing import Convolution, CrossbarModule, crossbar_modules, dense_layout
 
 __all__ = [
     "EVERY_READING",
@@ -42,25 +43,32 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvGeometry:
-    """How a convolution slides."""
+    """How a convolution slides, along one axis or two."""
 
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    padding: tuple[int, int, int, int]
-    """Left, right, top, bottom, as `torch.nn.functional.pad` takes them."""
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[int, ...]
+    """Before and after each axis, the last axis first, as `torch.nn.functional.pad` takes them."""
+    padding_mode: str = "zeros"
+    """What the padding holds: `zeros`, `reflect`, `replicate` or `circular`."""
 
     @classmethod
-    def of(cls, module: nn.Conv2d) -> "ConvGeometry":
+    def of(cls, module: Convolution) -> "ConvGeometry":
         """The geometry of a convolution."""
-        kernel = (module.kernel_size[0], module.kernel_size[1])
-        dilation = (module.dilation[0], module.dilation[1])
         return cls(
-            kernel=kernel,
-            stride=(module.stride[0], module.stride[1]),
-            dilation=dilation,
-            padding=_padding(module.padding, kernel, dilation),
+            kernel=tuple(module.kernel_size),
+            stride=tuple(module.stride),
+            dilation=tuple(module.dilation),
+            padding=_padding(module.padding, module.kernel_size, module.dilation),
+            padding_mode=module.padding_mode,
         )
+
+    def pad(self, codes: Tensor, zero_point: float) -> Tensor:
+        """Padded input codes `[batch, channels, ...]`; `zero_point` is the code of zero."""
+        if self.padding_mode == "zeros":
+            return functional.pad(codes, self.padding, value=zero_point)
+        return functional.pad(codes, self.padding, mode=self.padding_mode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -127,7 +135,7 @@ class IntegerLayer:
             activations=activations,
             spec=spec,
             layout=layout,
-            geometry=ConvGeometry.of(module) if isinstance(module, nn.Conv2d) else None,
+            geometry=ConvGeometry.of(module) if isinstance(module, Convolution) else None,
             block_size=block_size,
         )
         return replace(layer, adc_bits_per_slice=layer.certify().adc_bits_per_slice)
@@ -249,8 +257,8 @@ class CrossbarLayer(nn.Module):
         self._simulator: CrossbarSimulator | None = None
         matrix = layer.packed_weight
         code = layer.activations
-        # Constants of an output hold for all its positions: [outputs] or [outputs, 1, 1].
-        shape = (-1,) if layer.geometry is None else (-1, 1, 1)
+        # Constants of an output hold for all its positions: [outputs], or [outputs, 1, ...].
+        shape = (-1, *[1] * (layer.weight_q.ndim - 2))
         weight_q = layer.layout.unpack(matrix, layer.weight_q.shape)
         offset = -code.zero_point * weight_q.flatten(1).sum(dim=1).double()
         self.register_buffer("matrix_q", matrix)
@@ -277,8 +285,7 @@ class CrossbarLayer(nn.Module):
             values, self.input_scale, self.zero_point, layer.spec.input_limit
         )
         if layer.geometry is not None:
-            padding = layer.geometry.padding
-            codes = functional.pad(codes, padding, value=float(self.zero_point))
+            codes = layer.geometry.pad(codes, float(self.zero_point))
         products = self._simulate(codes) if self._readout.simulates else self._product(codes)
         # The bound that chose the type of the products holds for the offsets and with them, too:
         # W (u - z) lies within the same limits, as `u - z` spans no more than `u`.
@@ -306,7 +313,7 @@ class CrossbarLayer(nn.Module):
         """What the crossbars return, float64 of the same shape."""
         vectors, shape = self._vectors(codes)
         outputs = self._spread(self._multiply(vectors)).reshape(shape)
-        return outputs if self.layer.geometry is None else outputs.permute(0, 3, 1, 2).contiguous()
+        return outputs if self.layer.geometry is None else outputs.movedim(-1, 1).contiguous()
 
     def _multiply(self, vectors: Tensor) -> Tensor:
         """Simulated products, float64 `[groups, vectors, packed outputs]`."""
@@ -331,22 +338,22 @@ class CrossbarLayer(nn.Module):
     def _vectors(self, codes: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Wordline inputs `[groups, vectors, packed rows]`, and the shape of their outputs.
 
-        That shape is `[..., outputs]`: leading dimensions of a linear layer's inputs, or batch,
-        height and width.
+        That shape is `[..., outputs]`: leading dimensions of a linear layer's inputs, or batch and
+        positions.
         """
         layout, geometry = self.layer.layout, self.layer.geometry
         if geometry is None:
             vectors = codes.reshape(1, -1, codes.shape[-1])
             return self._keep(vectors), (*codes.shape[:-1], layout.outputs)
-        windows = codes
-        for axis in range(2):
+        windows, axes = codes, len(geometry.kernel)
+        for axis in range(axes):
             reach = geometry.dilation[axis] * (geometry.kernel[axis] - 1) + 1
             windows = windows.unfold(2 + axis, reach, geometry.stride[axis])
             windows = windows[..., :: geometry.dilation[axis]]
-        batch, _, height, width = windows.shape[:4]
-        windows = windows.unflatten(1, (layout.groups, -1)).permute(1, 0, 3, 4, 2, 5, 6)
+        batch, _, *positions = windows.shape[: 2 + axes]
+        windows = windows.unflatten(1, (layout.groups, -1)).movedim(2, 2 + axes).transpose(0, 1)
         vectors = windows.reshape(layout.groups, -1, layout.rows)
-        return self._keep(vectors), (batch, height, width, layout.groups * layout.outputs)
+        return self._keep(vectors), (batch, *positions, layout.groups * layout.outputs)
 
     def _keep(self, vectors: Tensor) -> Tensor:
         kept = self.layer.layout.kept_rows
@@ -408,12 +415,16 @@ def _layer_on(layer: IntegerLayer, device: torch.device) -> IntegerLayer:
 
 
 def _padding(
-    padding: Any, kernel: tuple[int, int], dilation: tuple[int, int]
-) -> tuple[int, int, int, int]:
+    padding: str | Sequence[int], kernel: Sequence[int], dilation: Sequence[int]
+) -> tuple[int, ...]:
     """Explicit padding; `same` splits an odd total as torch does, the larger half behind."""
     if padding == "valid":
-        return (0, 0, 0, 0)
-    if padding == "same":
-        total = [dilation[axis] * (kernel[axis] - 1) for axis in range(2)]
-        return (total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2)
-    return (padding[1], padding[1], padding[0], padding[0])
+        before = after = [0] * len(kernel)
+    elif padding == "same":
+        totals = [step * (size - 1) for size, step in zip(kernel, dilation, strict=True)]
+        before = [total // 2 for total in totals]
+        after = [total - total // 2 for total in totals]
+    else:
+        before = after = [int(size) for size in padding]
+    sides = zip(reversed(before), reversed(after), strict=True)
+    return tuple(side for pair in sides for side in pair)

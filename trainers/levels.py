@@ -50,11 +50,12 @@ def level_interval(weight: Tensor, levels: int) -> float:
         levels: levels per polarity.
 
     Returns:
-        The interval; 1 where every weight is zero.
+        The interval; next to nothing where every weight is zero.
     """
     kept = weight.detach()[weight != 0]
+    smallest = torch.finfo(torch.float32).tiny
     if kept.numel() == 0:
-        return 1.0
+        return smallest
     largest = float(kept.abs().amax())
     grid = torch.linspace(1 - _INTERVAL_WINDOW, 1 + _INTERVAL_WINDOW, _INTERVAL_STEPS)
     candidates = [largest / levels * float(factor) for factor in grid]
@@ -65,7 +66,7 @@ def level_interval(weight: Tensor, levels: int) -> float:
         for interval in candidates
     ]
     best = candidates[min(range(len(errors)), key=errors.__getitem__)]
-    return max(best, float(torch.finfo(torch.float32).tiny))
+    return max(best, smallest)
 
 
 def snap_nearest(

@@ -1,8 +1,9 @@
 """Which layers of a network lie on crossbars, how large their matrices are, and what is left.
 
-Convolutions and linear layers lie on crossbars. Whatever else multiplies by weights (recurrent
-layers, attention, transposed convolutions, embeddings, bare parameters) is *unmapped*: its user
-either refuses it by name (`check_mapped`) or lets it be computed digitally (`digital_layers`).
+Convolutions along one axis or two and linear layers lie on crossbars. Whatever else multiplies by
+weights (recurrent layers, attention, transposed convolutions, embeddings, bare parameters) is
+*unmapped*: its user either refuses it by name (`check_mapped`) or lets it be computed digitally
+(`digital_layers`).
 """
 
 import warnings
@@ -21,6 +22,7 @@ from hwmodel.mapping import MatrixLayout
 from trainers.config import NetworkConfig
 
 __all__ = [
+    "Convolution",
     "CrossbarModule",
     "check_mapped",
     "crossbar_modules",
@@ -32,8 +34,12 @@ __all__ = [
     "unmapped_layers",
 ]
 
-CrossbarModule = nn.Conv2d | nn.Linear
+Convolution = nn.Conv1d | nn.Conv2d
+"""Convolutions that a crossbar computes, of any stride, dilation, groups and padding."""
+CrossbarModule = Convolution | nn.Linear
 """The kinds of layer that a crossbar computes."""
+
+_ALLOWED = "allowed: Conv1d, Conv2d and Linear"
 
 _ATOMIC = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 """Modules that use the layers inside them without calling them."""
@@ -52,7 +58,7 @@ def crossbar_modules(network: nn.Module) -> dict[str, CrossbarModule]:
         if isinstance(module, CrossbarModule) and name not in unmapped
     }
     if not found:
-        raise MappingError("the network has no layer for a crossbar; allowed: Conv2d and Linear")
+        raise MappingError(f"the network has no layer for a crossbar; {_ALLOWED}")
     return found
 
 
@@ -65,10 +71,8 @@ def unmapped_layers(network: nn.Module) -> dict[str, str]:
             owner = owners.setdefault(id(module.weight), name)
             if owner != name:
                 found[name] = f"shares its weights with {owner}; allowed: its own"
-            elif isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-                found[name] = f"padding_mode is {module.padding_mode!r}; allowed: 'zeros'"
         elif isinstance(module, _ATOMIC) or any(p.ndim > 1 for p in module.parameters(False)):
-            found[name] = f"a {type(module).__name__} with weights; allowed: Conv2d and Linear"
+            found[name] = f"a {type(module).__name__} with weights; {_ALLOWED}"
     return found
 
 
@@ -188,7 +192,7 @@ def fold_parametrisations(network: nn.Module) -> None:
 
 def dense_layout(module: CrossbarModule) -> MatrixLayout:
     """The layout of a layer of which nothing has been removed."""
-    groups = module.groups if isinstance(module, nn.Conv2d) else 1
+    groups = module.groups if isinstance(module, Convolution) else 1
     return MatrixLayout.of(module.weight, groups)
 
 
@@ -205,7 +209,7 @@ def layer_shapes(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[
 
     def count(name: str) -> object:
         def hook(module: nn.Module, _inputs: object, output: Tensor) -> None:
-            channels = output.shape[1] if isinstance(module, nn.Conv2d) else output.shape[-1]
+            channels = output.shape[1] if isinstance(module, Convolution) else output.shape[-1]
             positions[name] += output.numel() // channels
 
         return hook

@@ -1,18 +1,24 @@
 """The three arms of bit-slice L1 on its own perceptron (784-100-10), at several strengths.
 
-    python tests/benchmarks/bitslice_arms.py [--mnist FOLDER] [--epochs 10] [--seeds 3]
+    python tests/benchmarks/bitslice_arms.py [--mnist FOLDER] [--epochs 10] [--seeds 3] [--recipe]
 
 One dense baseline per seed; every arm starts from it. Prints one JSON object: for each arm and
 strength, over the seeds, accuracy of the integer network, non-zero share and ADC bits of each slice
 (least significant first), and accuracy with ADCs of each slice's 99.9-percentile bits. Without
-`--mnist` the embedded images are used. The paper trains 100 + 50 epochs at a constant rate of 0.01;
-here few epochs of one-cycle at a larger one move the weights about as far.
+`--mnist` the embedded images are used. The paper trains 100 + 50 epochs at a constant rate of 0.01
+with momentum 0.5, as `--recipe` does; without it, few epochs of one-cycle at a larger rate move the
+weights about as far.
+
+`results/bitslice_arms.json` (MNIST, 20 epochs, n = 3, without `--recipe`): the bit-slice arm does
+*not* have fewer non-zero digits than plain L1 at equal accuracy: 4.0 against 4.0 percent, at 96.8
+and 97.0 percent. The paper's factor of two is not reproduced on this schedule.
 """
 
 import argparse
 import json
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,8 +37,9 @@ from trainers.tracing import layer_shapes
 
 SPEC = CrossbarSpec(weight_bits=9)
 """8 bits of magnitude in four 2-bit cells, 128 x 128, sign by differential pairs."""
-TRAIN = TrainConfig(batch_size=64, momentum=0.9, weight_decay=0.0)
-PEAK = 0.05
+QUICK = (TrainConfig(batch_size=64, momentum=0.9, weight_decay=0.0), 0.05)
+"""Loop and learning rate."""
+RECIPE = (replace(QUICK[0], momentum=0.5, schedule="constant"), 0.01)
 ARMS = {
     "pruned": [{}],
     "l1": [{"l1_weight": weight} for weight in (5.0, 10.0, 20.0, 40.0)],
@@ -45,6 +52,7 @@ def main() -> None:
     parser.add_argument("--mnist", type=Path)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--recipe", action="store_true", help="the paper's rate and momentum")
     parser.add_argument("--images", type=int, default=2000, help="for accuracies")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -65,7 +73,7 @@ def main() -> None:
         {"arm": arm, **json.loads(strength), **summary(results)}
         for (arm, strength), results in found.items()
     ]
-    facts = {"dataset": dataset.name, "epochs": options.epochs, "seeds": options.seeds}
+    facts = {"dataset": dataset.name, "epochs": options.epochs, "recipe": options.recipe}
     print(json.dumps({**facts, "arms": rows}, indent=1))
 
 
@@ -81,7 +89,8 @@ def targets() -> dict[str, LayerTarget]:
 def trained_dense(dataset: Dataset, seed: int) -> dict:
     """Weights of the dense baseline, three epochs."""
     model = network(dataset, seed)
-    fit(model, dataset.train, Method(targets()), TRAIN, epochs=3, learning_rate=PEAK, seed=seed)
+    train, rate = QUICK
+    fit(model, dataset.train, Method(targets()), train, epochs=3, learning_rate=rate, seed=seed)
     return model.state_dict()
 
 
@@ -92,13 +101,14 @@ def train_arm(
     model = network(dataset, seed)
     model.load_state_dict(dense)
     method = BitsliceL1(targets(), BitsliceL1Config(arm=arm, **strength))
+    train, rate = RECIPE if options.recipe else QUICK
     fit(
         model,
         dataset.train,
         method,
-        TRAIN,
+        train,
         epochs=options.epochs,
-        learning_rate=PEAK,
+        learning_rate=rate,
         seed=seed,
     )
     shapes = layer_shapes(model, dataset.input_shape)

@@ -232,3 +232,15 @@ def test_loss_is_that_of_badcrossbar(size: int) -> None:
     loss = 1 - float(np.sum(solved.currents.output)) / cells.sum()
     found = Nonideality(ir_drop=REFERENCE_WIRE_RATIO).current_loss(size)
     assert found == pytest.approx(loss, rel=0.10)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_current_loss_is_near_a_circuit_solvers(size: int) -> None:
+    """The optional oracle: pip install badcrossbar."""
+    badcrossbar = pytest.importorskip("badcrossbar", reason="badcrossbar is not installed")
+    resistances = np.random.default_rng(0).choice([33e3, 333e3], (size, size))
+    voltages = np.ones((size, 1))
+    solved = badcrossbar.compute(voltages, resistances, r_i=1.0).currents.output.sum()
+    ideal = (voltages / resistances).sum()
+    ours = Nonideality(ir_drop=REFERENCE_WIRE_RATIO).current_loss(size)
+    assert 1 - solved / ideal == pytest.approx(ours, rel=0.15)

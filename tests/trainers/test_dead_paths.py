@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from hwmodel.mapping import MatrixLayout
-from tests.trainers.toys import seeded
+from tests.trainers.toys import CLASSES, CONV_NET, SHAPE, seeded
+from trainers.config import NetworkConfig
 from trainers.dataflow import follow_channels
 from trainers.dead_paths import DeadPaths
+from trainers.networks import build_network
 from trainers.tracing import crossbar_modules, dense_layout
 
 
@@ -201,6 +203,37 @@ def test_a_layer_that_runs_twice_is_not_followed() -> None:
     assert list(channels) == ["first"]
     assert channels["first"].readers == ()
     assert channels["first"].obstacles == ("again, a Linear",)
+
+
+def test_functions_are_followed_like_modules() -> None:
+    network = build_network(CONV_NET, SHAPE, CLASSES)
+    channels, untraced = follow_channels(network, crossbar_modules(network))
+    assert untraced == ""
+    assert list(channels) == ["first", "grouped", "depthwise", "linear"]
+    assert [reader.layer for reader in channels["depthwise"].readers] == ["linear"]
+    reader = channels["depthwise"].readers[0]
+    assert reader.rows_per_channel == 9
+    arriving = reader.arriving(torch.tensor([-1.0, 0.5, 2.0, 0.0]))
+    assert arriving.tolist() == [0.0, 0.5, 2.0, 0.0]
+
+
+def test_the_first_convolution_of_a_block_reaches_only_the_second() -> None:
+    network = build_network(NetworkConfig(name="resnet20"), (3, 16, 16), 10)
+    channels, untraced = follow_channels(network, crossbar_modules(network))
+    assert untraced == ""
+    inner = channels["layer2.1.conv1"]
+    assert [reader.layer for reader in inner.readers] == ["layer2.1.conv2"]
+    assert inner.obstacles == ()
+    assert "an addition" in channels["layer2.1.conv2"].obstacles
+
+
+def test_an_average_over_padding_ends_a_path() -> None:
+    for padding, obstacles in ((0, ()), (1, ("1, an average over padding",))):
+        network = nn.Sequential(
+            nn.Conv2d(1, 2, 1), nn.AvgPool2d(2, padding=padding), nn.Conv2d(2, 2, 1)
+        )
+        channels, _ = follow_channels(network, crossbar_modules(network))
+        assert channels["0"].obstacles == obstacles
 
 
 def test_grouped_readers_and_mixed_features_keep_their_rows() -> None:

@@ -16,6 +16,7 @@ from tests.trainers.toys import (
     CLASSES,
     CONV_NET,
     MLP,
+    PADDED_NET,
     SHAPE,
     SPEC,
     as_floats,
@@ -103,6 +104,20 @@ def test_graphs_compute_the_same_logits_for_any_batch(exported: Path, count: int
     graph = onnx_logits(exported / ONNX_FILE, values)
     off = (graph - expected).abs().amax(dim=1) > 1e-4 * expected.abs().max()
     assert int(off.sum()) <= count // 10
+
+
+def test_signals_and_padding_of_every_mode_are_exported(tmp_path: Path) -> None:
+    source = save(tmp_path / "saved", PADDED_NET, SignEncoding.OFFSET)
+    layers = read_manifest(source)["layers"]
+    for mode in ("circular", "reflect", "replicate", "zeros"):
+        assert layers[mode]["geometry"]["padding_mode"] == mode
+    exported = export_folder(source, tmp_path / "exported", toy_images(16, seed=1))
+    assert verify_folder(exported, images=8).failures == ()
+    values = as_floats(toy_images(16, seed=2))
+    with torch.no_grad():
+        expected = load_checkpoint(source).network(values)
+    off = (onnx_logits(exported / ONNX_FILE, values) - expected).abs().amax(dim=1) > 1e-4
+    assert int(off.sum()) <= 1
 
 
 def test_export_verifies(exported: Path) -> None:

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hwmodel.certificate import AdcCertificate, certify
 from hwmodel.crossbar import CrossbarSpec, SignEncoding
@@ -37,10 +36,11 @@ from trainers.integer import (
 from trainers.method import Method
 from trainers.networks import build_network
 from trainers.quantise import ActivationRange
-from trainers.tracing import CrossbarModule, dense_layout
+from trainers.tracing import Convolution, CrossbarModule, dense_layout
 
 SIGNED = ActivationRange(scale=0.02, zero_point=100)
 EVEN_SAME = "ignore:Using padding='same' with even kernel lengths"
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 UNSIGNED = ActivationRange(scale=0.01, zero_point=0)
 
 
@@ -83,19 +83,25 @@ def modules(draw: st.DrawFn) -> CrossbarModule:
         return nn.Linear(draw(st.integers(1, 20)), draw(st.integers(1, 4)), bias=bias)
     groups = draw(st.sampled_from([1, 1, 2, 3]))
     inputs = 1 if draw(st.booleans()) else 2
-    stride = (draw(st.integers(1, 3)), draw(st.integers(1, 2)))
-    padding: str | tuple[int, int] = (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
+    axes = draw(st.sampled_from([1, 2, 2]))
+    stride = (draw(st.integers(1, 3)), draw(st.integers(1, 2)))[:axes]
+    padding: str | tuple[int, ...] = (draw(st.integers(0, 2)), draw(st.integers(0, 2)))[:axes]
     if draw(st.booleans()):
-        stride, padding = (1, 1), draw(st.sampled_from(["same", "valid"]))
-    return nn.Conv2d(
+        stride, padding = (1, 1)[:axes], draw(st.sampled_from(["same", "valid"]))
+    kind: type[Convolution] = nn.Conv1d if axes == 1 else nn.Conv2d
+    arguments = {
+        "kernel_size": (draw(st.integers(1, 3)), draw(st.integers(1, 4)))[:axes],
+        "stride": stride,
+        "padding": padding,
+        "dilation": (draw(st.integers(1, 2)), draw(st.integers(1, 2)))[:axes],
+        "padding_mode": draw(st.sampled_from(PADDING_MODES)),
+    }
+    return kind(  # type: ignore[arg-type]
         groups * inputs,
         groups * draw(st.integers(1, 2)),
-        kernel_size=(draw(st.integers(1, 3)), draw(st.integers(1, 4))),
-        stride=stride,
-        padding=padding,
-        dilation=(draw(st.integers(1, 2)), draw(st.integers(1, 2))),
         groups=groups,
         bias=bias,
+        **arguments,
     )
 
 
@@ -112,9 +118,9 @@ def cases(draw: st.DrawFn) -> Case:
         if draw(st.booleans())
     }
     zero_point = draw(st.integers(0, spec.input_limit))
-    shape = (
-        (3, module.in_features) if isinstance(module, nn.Linear) else (2, module.in_channels, 7, 8)
-    )
+    shape: tuple[int, ...] = (3, module.weight.shape[1])
+    if not isinstance(module, nn.Linear):
+        shape = (2, module.in_channels, *(7, 8)[: module.weight.ndim - 2])
     generator = torch.Generator().manual_seed(draw(st.integers(0, 100)))
     return Case(
         module=module,
@@ -129,20 +135,11 @@ def exact(case: Case, layer: IntegerLayer) -> tuple[Tensor, Tensor]:
     """The layer's outputs by torch's convolution of zero-based codes, and those codes."""
     codes = torch.round(case.values / torch.tensor(case.code.scale)) + case.code.zero_point
     centred = (codes.clamp(0, case.spec.input_limit) - case.code.zero_point).double()
-    weight = layer.weight_q.double()
-    shape: tuple[int, ...] = (-1,)
-    if isinstance(case.module, nn.Linear):
-        products = functional.linear(centred, weight)
-    else:
-        shape = (-1, 1, 1)
-        products = functional.conv2d(
-            centred,
-            weight,
-            stride=case.module.stride,
-            padding=case.module.padding,
-            dilation=case.module.dilation,
-            groups=case.module.groups,
-        )
+    plain = nn.utils.skip_init(type(case.module), **_arguments(case.module)).double()
+    with torch.no_grad():
+        plain.weight.copy_(layer.weight_q)
+        products = plain(centred)
+    shape = (-1, *[1] * (layer.weight_q.ndim - 2))
     scale = (layer.weight_scale * case.code.scale).reshape(shape)
     return products.float() * scale + layer.bias.reshape(shape), centred
 
@@ -187,7 +184,7 @@ def _arguments(module: CrossbarModule) -> dict[str, object]:
         names = ("in_features", "out_features")
     else:
         names = ("in_channels", "out_channels", "kernel_size", "stride", "padding")
-        names = (*names, "dilation", "groups")
+        names = (*names, "dilation", "groups", "padding_mode")
     return {**{name: getattr(module, name) for name in names}, "bias": False}
 
 
@@ -268,6 +265,12 @@ def test_padding_is_left_right_top_bottom(
 ) -> None:
     module = nn.Conv2d(1, 1, (3, 4), padding=padding, dilation=(2, 1))
     assert ConvGeometry.of(module).padding == expected
+
+
+def test_padding_of_a_signal_is_left_right() -> None:
+    module = nn.Conv1d(1, 1, 4, padding="same", dilation=3, padding_mode="reflect")
+    geometry = ConvGeometry.of(module)
+    assert (geometry.padding, geometry.padding_mode) == ((4, 5), "reflect")
 
 
 def test_installing_replaces_every_layer_and_readings_can_be_switched() -> None:

@@ -41,8 +41,10 @@ def test_interval_is_as_good_as_any_on_the_grid_around_the_largest(seed: int, le
         assert best <= error(largest / levels * percent / 100) * 1.01 + 1e-6
 
 
-def test_interval_of_nothing_is_one() -> None:
-    assert level_interval(torch.zeros(4), 3) == 1.0
+def test_levels_of_a_layer_of_zeros_are_next_to_nothing() -> None:
+    interval = level_interval(torch.zeros(4), 3)
+    assert 0 < interval < 1e-30
+    assert level_indices(torch.zeros(4), interval, 3).tolist() == [1, 1, 1, 1]
 
 
 @settings(deadline=None, max_examples=60)

@@ -82,7 +82,7 @@ def test_hooks_go_even_where_the_forward_pass_fails() -> None:
 @pytest.mark.parametrize(
     ("layer", "kind"),
     [
-        (nn.Conv1d(1, 1, 1), "Conv1d"),
+        (nn.ConvTranspose1d(1, 1, 1), "ConvTranspose1d"),
         (nn.Conv3d(1, 1, 1), "Conv3d"),
         (nn.ConvTranspose2d(1, 1, 1), "ConvTranspose2d"),
         (nn.LSTM(2, 2), "LSTM"),
@@ -93,19 +93,25 @@ def test_hooks_go_even_where_the_forward_pass_fails() -> None:
 )
 def test_layers_without_a_mapping_are_refused_by_name(layer: nn.Module, kind: str) -> None:
     network = nn.Sequential(nn.Linear(2, 2), layer)
-    with pytest.raises(MappingError, match=f"1: a {kind} with weights; allowed: Conv2d and Lin"):
+    with pytest.raises(
+        MappingError, match=f"1: a {kind} with weights; allowed: Conv1d, Conv2d and L"
+    ):
         check_mapped(network)
     assert list(crossbar_modules(network)) == ["0"]
 
 
-def test_padding_that_is_not_zero_is_refused() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"))
-    with pytest.raises(MappingError, match="0: padding_mode is 'reflect'; allowed: 'zeros'"):
-        check_mapped(network)
+def test_convolution_of_a_signal_is_a_matrix_at_every_step() -> None:
+    conv = nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2, padding_mode="circular")
+    network = Forward(lambda n, x: n.conv(x.flatten(2)), conv=conv)
+    check_mapped(network)
+    shape = layer_shapes(network, (4, 3, 4))["conv"]
+    assert (shape.rows, shape.outputs, shape.groups, shape.positions) == (6, 3, 2, 6)
 
 
 def test_network_without_a_layer_is_refused() -> None:
-    with pytest.raises(MappingError, match="no layer for a crossbar"):
+    with pytest.raises(
+        MappingError, match="no layer for a crossbar; allowed: Conv1d, Conv2d and Linear"
+    ):
         crossbar_modules(nn.Sequential(nn.Flatten(), nn.ReLU()))
 
 

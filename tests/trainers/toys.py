@@ -75,6 +75,31 @@ def conv_net(*, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
 CONV_NET = NetworkConfig(name=f"{__name__}:conv_net")
 
 
+class PaddedNet(nn.Module):
+    """Every padding mode, on images and on the signals that their pixels in a row are."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.circular = nn.Conv2d(channels, 2, 3, padding=(2, 1), padding_mode="circular")
+        self.reflect = nn.Conv1d(2, 4, 5, stride=2, padding=3, padding_mode="reflect")
+        self.replicate = nn.Conv1d(4, 4, 3, padding="same", padding_mode="replicate", groups=2)
+        self.zeros = nn.Conv1d(4, 4, 2, padding=1, dilation=2)
+        self.linear = nn.Linear(4, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        signals = torch.tanh(self.circular(images).flatten(2))
+        signals = torch.tanh(self.replicate(torch.tanh(self.reflect(signals))))
+        return torch.as_tensor(self.linear(self.zeros(signals).amax(dim=2)))
+
+
+def padded_net(*, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A user's own factory, of signals."""
+    return PaddedNet(input_shape[0], classes)
+
+
+PADDED_NET = NetworkConfig(name=f"{__name__}:padded_net")
+
+
 def toy_targets(
     network: nn.Module, spec: CrossbarSpec = SPEC, *, nonzeros: int | None = None
 ) -> dict[str, LayerTarget]:

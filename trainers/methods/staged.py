@@ -295,7 +295,7 @@ def _schedule(config: StagedConfig, steps: int) -> list[_Phase]:
     done += config.levels_share
     phases.append(_Phase("levels", 1.0, round(done * steps)))
     for stage in range(1, config.snap_stages + 1):
-        # One more part than stages: the weights that no stage has set are retrained, too.
+        # A stage freezes as it begins, so what the last one leaves free is still retrained.
         end = done + (1 - done) * stage / config.snap_stages
         phases.append(_Phase("snap", 1.0, round(end * steps)))
     return phases

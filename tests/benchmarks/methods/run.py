@@ -10,8 +10,8 @@ run that was cut off goes on where it stopped; `--only ARM` and `--bits` choose 
 
 128 wordlines, 2-bit cells, 8-bit weights in differential pairs. All arms start from the same dense
 weights and train as long on the same images; the first layer is left alone. An arm with a bound is
-held to the ADC resolution of its row; the others keep as many weights as the count bound does, and
-need the ADCs that they need.
+held to the ADC resolution of its row (level-sum, tinyadc, the hybrid); the others keep as many
+weights as the count bound does, or a fixed share, and need the ADCs that they need.
 """
 
 import argparse
@@ -49,8 +49,6 @@ class Arm(NamedTuple):
     settings: Mapping[str, Any] = MappingProxyType({})
     """Of the method."""
     trained: bool = True
-    bounded: bool = True
-    """Whether the ADC resolution is guaranteed."""
 
 
 def _count(bits: int) -> dict[str, Any]:
@@ -66,6 +64,11 @@ def _share(bits: int) -> dict[str, Any]:
     return {"kept_weights": min(1.0, 2 * largest_lossless_count(bits) / WORDLINES)}
 
 
+def _half(_: int) -> dict[str, Any]:
+    """Half of the rows and outputs."""
+    return {"kept_shapes": 0.5, "kept_filters": 0.5}
+
+
 STRAIGHT = {"training": "straight-through"}
 ARMS = {
     "level-sum": Arm("level-sum", _levels),
@@ -73,7 +76,14 @@ ARMS = {
     "tinyadc-admm": Arm("tinyadc", _count),
     "level-sum untrained": Arm("level-sum", _levels, trained=False),
     "tinyadc untrained": Arm("tinyadc", _count, STRAIGHT, trained=False),
-    "magnitude": Arm("magnitude", _share, bounded=False),
+    "magnitude": Arm("magnitude", _share),
+    "bitslice-l1 hybrid": Arm("bitslice-l1", _count),
+    "dub": Arm("dub", _share),
+    "admm-nn": Arm("admm-nn", lambda bits: {**_share(bits), "weight_levels": 31}),
+    "memristor": Arm("memristor", _half),
+    "circulant": Arm("circulant", lambda _: {"block_size": 8}),
+    "structured": Arm("structured", _half),
+    "dense quantised": Arm("dense", lambda _: {}, trained=False),
 }
 
 
