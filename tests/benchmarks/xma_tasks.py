@@ -166,7 +166,10 @@ def changed_cells(one: dict[str, IntegerLayer], other: dict[str, IntegerLayer]) 
 
 def write_up(rows: Sequence[dict[str, Any]]) -> None:
     """The results of all runs as JSON and as Markdown."""
-    lines = ["# One backbone, several tasks", "", *_accuracy_table(rows), "", *_energy_table(rows)]
+    tables = (_accuracy_table(rows), _overall_table(rows), _energy_table(rows))
+    lines = ["# One backbone, several tasks"]
+    for table in tables:
+        lines += ["", *table]
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"rows": rows}, indent=1)
     (RESULTS / "xma_tasks.json").write_text(text + "\n", encoding="utf-8")
@@ -179,8 +182,8 @@ def _accuracy_table(rows: Sequence[dict[str, Any]]) -> list[str]:
         "Accuracy of the integer network, mean over tasks and seeds (least to most of a seed's "
         "mean); mask memory per task against one bit per weight.",
         "",
-        "| data | network | cut | seeds | arm | accuracy % | mask bits | of Piggyback's |",
-        "|---|---|---|---|---|---|---|---|",
+        "| data | network | cut | seeds | epochs | arm | accuracy % | mask bits | of Piggyback's |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for key, group in _groups(rows):
         for arm in group[0]["arms"]:
@@ -188,10 +191,26 @@ def _accuracy_table(rows: Sequence[dict[str, Any]]) -> list[str]:
             means = [100 * statistics.fmean(x["accuracies"]) for x in found]
             share = found[0]["mask_bits"] / found[0]["weights"]
             lines.append(
-                f"| {' | '.join(key)} | {len(group)} | {arm} | {statistics.fmean(means):.2f} "
-                f"({min(means):.2f} to {max(means):.2f}) | {found[0]['mask_bits']} | "
-                f"{100 * share:.2f} % |"
+                f"| {' | '.join(key)} | {len(group)} | {group[0]['epochs']} | {arm} | "
+                f"{statistics.fmean(means):.2f} ({min(means):.2f} to {max(means):.2f}) | "
+                f"{found[0]['mask_bits']} | {100 * share:.2f} % |"
             )
+    return lines
+
+
+def _overall_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    lines = ["Mean over all tasks of both cuts and all seeds, and against `piggyback` in points."]
+    lines += ["", "| data | network | arm | accuracy % | points |", "|---|---|---|---|---|"]
+    for data, network in sorted({(row["data"], row["network"]) for row in rows}):
+        group = [row["arms"] for row in rows if (row["data"], row["network"]) == (data, network)]
+        means = {
+            arm: 100 * statistics.fmean(x for arms in group for x in arms[arm]["accuracies"])
+            for arm in group[0]
+        }
+        lines += [
+            f"| {data} | {network} | {arm} | {mean:.2f} | {mean - means[ELEMENT]:+.2f} |"
+            for arm, mean in means.items()
+        ]
     return lines
 
 
@@ -199,18 +218,20 @@ def _energy_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     counts = " | ".join(f"{count:,}" for count in INFERENCES)
     lines = [
         "Energy per inference in uJ, its share of a task switch included, by inferences per "
-        "switch. Cells written at 10 pJ, mask bits at 0.16 pJ (`hwmodel.task_switch`).",
+        "switch; cells written at 10 pJ, mask bits at 0.16 pJ (`hwmodel.task_switch`). The last "
+        "column: up to how many inferences per switch an arm takes less than Piggyback.",
         "",
-        f"| data | network | arm | cells per switch | switch nJ | {counts} |",
-        "|---|---|---|---|---|" + "---|" * len(INFERENCES),
+        f"| data | network | arm | cells per switch | switch nJ | {counts} | less than Piggyback |",
+        "|---|---|---|---|---|" + "---|" * len(INFERENCES) + "---|",
     ]
     for key, group in _groups([row for row in rows if row["cut"] == "pairs"]):
+        rival = _switch(ELEMENT, [row["arms"][ELEMENT] for row in group])
         for arm in group[0]["arms"]:
             switch = _switch(arm, [row["arms"][arm] for row in group])
             curve = " | ".join(f"{x * 1e6:.3f}" for x in switch.energies_j(INFERENCES))
             lines.append(
                 f"| {key[0]} | {key[1]} | {arm} | {switch.changed_cells:.0f} | "
-                f"{switch.switch_j * 1e9:.2f} | {curve} |"
+                f"{switch.switch_j * 1e9:.2f} | {curve} | {_until(switch, rival)} |"
             )
     return lines
 
@@ -222,6 +243,16 @@ def _switch(arm: str, found: Sequence[dict[str, Any]]) -> TaskSwitch:
         changed_cells=statistics.fmean(x["changed_cells"] for x in found),
         inference_j=statistics.fmean(x["energy_j"] for x in found),
     )
+
+
+def _until(switch: TaskSwitch, rival: TaskSwitch) -> str:
+    """Up to how many inferences per switch the rival takes more energy."""
+    saved, more = rival.switch_j - switch.switch_j, switch.inference_j - rival.inference_j
+    if saved <= 0 and more >= 0:
+        return "never"
+    if saved >= 0 and more <= 0:
+        return "always"
+    return f"{'up to' if saved > 0 else 'from'} {saved / more:,.0f}"
 
 
 def _groups(

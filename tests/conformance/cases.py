@@ -47,6 +47,8 @@ STRENGTHS_OF: Mapping[str, Mapping[str, Any]] = {}
 
 VARIANTS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "tinyadc": ({}, {"training": "straight-through"}, {"both_signs": True}),
+    # Masks on a rate that suits this suite's SGD; the default is Adam's.
+    "xma": ({"mask_rate": 10.0}, {"mask_rate": 10.0, "granularity": "element"}),
 }
 """Settings of methods that train in several ways (default: their default)."""
 

@@ -71,8 +71,7 @@ def test_stored_integers_are_the_finalised_weights(case: Case) -> None:
     for name, layer in integer_layers(found.integer).items():
         scale = layer.weight_scale.reshape(-1, *[1] * (layer.weight_q.ndim - 1))
         weight = found.method.modules[name].weight.detach()
-        if layer.mask is None:  # else what is trained is the mask
-            assert ((layer.weight_q * scale - weight).abs() <= 0.51 * scale).all(), name
+        assert ((layer.unpacked_weight * scale - weight).abs() <= 0.51 * scale).all(), name
 
 
 @every_case

@@ -61,9 +61,9 @@ class XmaConfig:
     -2, -1, 0, 1, 2, 4, 8 per segment; 0, 1 per element, which can have no others). Only 1: no
     mask, so that the head alone is trained."""
     mask_rate: float = 300.0
-    """How many times faster real masks move than weights do (under `adam`), fitted on short runs of
-    150 to 400 steps at a rate of 1e-3, of either granularity; 100 to 1000 are much alike.
-    Piggyback's 1e-4 on masks that begin at 0.01 would be 10, and needs its 30 epochs."""
+    """Factor on the learning rate of real masks, fitted with `adam` at 1e-3 on short runs of 150 to
+    400 steps, of either granularity; 100 to 1000 are much alike, `sgd` wants about 10. Piggyback's
+    1e-4 on masks that begin at 0.01 would be 10 at 1e-3, and needs its 30 epochs."""
 
     def __post_init__(self) -> None:
         check_choice("method.granularity", self.granularity, ("segment", "element"))
@@ -160,8 +160,11 @@ class _RealMask:
         return self.levels[self.nearest()]
 
     def set_gradient(self, gradient: Tensor) -> None:
-        """Passes the gradient of the levels, of `size`, straight through to the real masks."""
-        self.moves.grad = self.rate * gradient.flatten()
+        """Passes the gradient of the levels, of `size`, straight through to the real masks.
+
+        The rate is left out of it, so that it is a factor on the learning rate of any optimiser.
+        """
+        self.moves.grad = gradient.flatten()
 
     def hold(self) -> None:
         """Keeps real masks between the lowest and the highest level, where they can still move."""

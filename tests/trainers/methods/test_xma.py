@@ -33,8 +33,8 @@ from trainers.tracing import layer_shapes
 from trainers.verify import verify_folder
 
 IMAGES = toy_images()
-ELEMENT = XmaConfig(granularity="element", mask_rate=20.0)
-SEGMENT = XmaConfig(mask_rate=20.0)
+ELEMENT = XmaConfig(granularity="element", mask_rate=400.0)
+SEGMENT = XmaConfig(mask_rate=400.0)
 HEAD_ONLY = XmaConfig(levels=(1.0,))
 
 
