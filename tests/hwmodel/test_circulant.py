@@ -212,6 +212,7 @@ def test_events_of_a_rotated_layer_by_hand() -> None:
         "bus_byte": (6 + 7 * 2 * 2) * 5,
         "router_byte": 7 * 5,
         "output_value": 7 * 5,
+        "masked_conversion": 0,
     }
 
 

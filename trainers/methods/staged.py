@@ -163,6 +163,12 @@ class Staged(Method):
             self._snap(name, self.masks[name] & (self.snapped[name] == 0))
             module.weight.copy_(self.snapped[name] * self.intervals[name])
 
+    def project(self, name: str, weight: Tensor) -> Tensor:
+        """On the mask and levels that training arrived at; before, as the base does."""
+        if name not in self.intervals:
+            return super().project(name, weight)
+        return self._on_levels(name, weight)
+
     def quantise(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The indices of the levels; the layer's interval is the scale of every output."""
         interval = self.intervals[name]
