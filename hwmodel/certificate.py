@@ -6,7 +6,7 @@ reaches it: driven with the largest digit on the wordlines where it holds a leve
 by an ADC with one bit fewer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from hwmodel.crossbar import CrossbarSpec, lossless_adc_bits
 from hwmodel.errors import CertificateError
 from hwmodel.geometry import unit_line_bits
-from hwmodel.mapping import MatrixLayout, StoredBitlines, to_bitlines
+from hwmodel.mapping import MatrixLayout, StoredBitlines, outputs_at_once, to_bitlines
 
 __all__ = ["AdcCertificate", "Witness", "certify", "certify_bitlines"]
 
@@ -95,7 +95,32 @@ def certify(
     Raises:
         MappingError: weights that the crossbar cannot store.
     """
-    return certify_bitlines(to_bitlines(weight_q, spec, layout), spec)
+    layout = MatrixLayout.of(weight_q) if layout is None else layout
+    matrix = layout.pack(weight_q)
+    step = outputs_at_once(matrix)
+    if matrix.shape[1] <= step:
+        return certify_bitlines(to_bitlines(weight_q, spec, layout), spec)
+    parts = []
+    for piece in matrix.split(step, dim=1):
+        own = MatrixLayout(groups=layout.groups, outputs=piece.shape[1], rows=piece.shape[2])
+        parts.append(certify_bitlines(to_bitlines(piece.flatten(0, 1), spec, own), spec))
+    return _joined(parts, step * spec.bitlines_per_output)
+
+
+def _joined(parts: list[AdcCertificate], bitlines: int) -> AdcCertificate:
+    """The certificate of a layer from those of its pieces, each `bitlines` after the one before."""
+    slices = range(len(parts[0].worst_sums))
+    worst = [max(range(len(parts)), key=lambda i: parts[i].worst_sums[s]) for s in slices]
+    return AdcCertificate(
+        worst_sums=tuple(parts[i].worst_sums[s] for s, i in enumerate(worst)),
+        witnesses=tuple(
+            replace(witness, bitline=witness.bitline + i * bitlines)
+            for s, i in enumerate(worst)
+            for witness in (parts[i].witnesses[s],)
+        ),
+        segments_per_slice=tuple(sum(part.segments_per_slice[s] for part in parts) for s in slices),
+        unit_line_bits=max(part.unit_line_bits for part in parts),
+    )
 
 
 def certify_bitlines(stored: StoredBitlines, spec: CrossbarSpec) -> AdcCertificate:

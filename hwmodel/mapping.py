@@ -22,10 +22,14 @@ __all__ = [
     "StoredBitlines",
     "from_bitlines",
     "from_segments",
+    "outputs_at_once",
     "segment_lengths",
     "to_bitlines",
     "to_segments",
 ]
+
+
+_WEIGHTS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -158,6 +162,16 @@ class StoredBitlines:
 def segment_lengths(rows: int, wordlines: int) -> list[int]:
     """Rows of each tile; only the last one may be shorter than `wordlines`."""
     return [min(wordlines, rows - start) for start in range(0, rows, wordlines)]
+
+
+def outputs_at_once(matrix: Tensor) -> int:
+    """How many outputs of `[groups, outputs, rows]` to work on at a time.
+
+    Temporaries are several times as large as the weights; kept to a piece of a large layer they
+    stay within what caches and allocator hand out cheaply, and time grows with the weights alone.
+    """
+    groups, _, rows = matrix.shape
+    return max(1, _WEIGHTS_AT_ONCE // max(1, groups * rows))
 
 
 def to_segments(matrix: Tensor, wordlines: int) -> Tensor:

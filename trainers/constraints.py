@@ -9,7 +9,7 @@ from torch import Tensor
 from hwmodel.certificate import Witness, certify
 from hwmodel.crossbar import CrossbarSpec, SignEncoding
 from hwmodel.errors import ConstraintError
-from hwmodel.mapping import MatrixLayout, from_segments, to_segments
+from hwmodel.mapping import MatrixLayout, from_segments, outputs_at_once, to_segments
 from hwmodel.rotation import CirculantBlocks
 from trainers.level_sum import choose_scale, level_limits, per_output, project_weight
 
@@ -62,14 +62,18 @@ class BitlineCount:
         matrix = layout.pack(weight)
         if self.nonzeros >= min(matrix.shape[-1], spec.wordlines):
             return layout.unpack(matrix, weight.shape)
+        pieces = [self._nearest(p, spec) for p in matrix.split(outputs_at_once(matrix), dim=1)]
+        return layout.unpack(torch.cat(pieces, dim=1), weight.shape)
+
+    def _nearest(self, matrix: Tensor, spec: CrossbarSpec) -> Tensor:
+        """`project` of `[groups, outputs, rows]`."""
         segments = to_segments(matrix, spec.wordlines)
         if self._counts_polarities(spec):
             kept = _keep_largest(segments.clamp(min=0), self.nonzeros)
             kept = kept | _keep_largest((-segments).clamp(min=0), self.nonzeros)
         else:
             kept = _keep_largest(segments.abs(), self.nonzeros)
-        projected = from_segments(segments * kept, matrix.shape[-1])
-        return layout.unpack(projected, weight.shape)
+        return from_segments(segments * kept, matrix.shape[-1])
 
     def check(self, layer: str, weight: Tensor, spec: CrossbarSpec, layout: MatrixLayout) -> None:
         """Raises `ConstraintError` naming the worst segment that holds too many."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from hwmodel.crossbar import CrossbarSpec, SignEncoding
 from hwmodel.errors import SpecError
-from hwmodel.mapping import MatrixLayout, from_segments, to_segments
+from hwmodel.mapping import MatrixLayout, from_segments, outputs_at_once, to_segments
 
 __all__ = [
     "THRESHOLDS",
@@ -158,9 +158,14 @@ def project_weight(
         thresholds: rounding rules to try.
     """
     matrix = layout.pack(weight / per_output(scale, weight))
-    segments = to_segments(matrix, spec.wordlines)
-    projected = project_levels(segments, spec, limit, thresholds)
-    return layout.unpack(from_segments(projected, matrix.shape[-1]), weight.shape)
+    pieces = [
+        from_segments(
+            project_levels(to_segments(piece, spec.wordlines), spec, limit, thresholds),
+            matrix.shape[-1],
+        )
+        for piece in matrix.split(outputs_at_once(matrix), dim=1)
+    ]
+    return layout.unpack(torch.cat(pieces, dim=1), weight.shape)
 
 
 def per_output(scale: Tensor, weight: Tensor) -> Tensor:

@@ -252,3 +252,22 @@ def _bounded(layer: Layer, bound: int) -> Layer:
     assert isinstance(kept, torch.Tensor)
     matrix = from_segments(kept, layer.layout.packed_rows)
     return replace(layer, weight_q=layer.layout.unpack(matrix, layer.weight_q.shape))
+
+
+@pytest.mark.parametrize("encoding", list(SignEncoding))
+def test_large_layer_is_certified_in_pieces_as_in_one(
+    monkeypatch: pytest.MonkeyPatch, encoding: SignEncoding
+) -> None:
+    spec = CrossbarSpec(wordlines=8, bitlines=16, sign_encoding=encoding)
+    generator = torch.Generator().manual_seed(0)
+    weight_q = torch.randint(-127, 128, (30, 20), generator=generator, dtype=torch.int32)
+    layout = MatrixLayout.of(weight_q, groups=2)
+    whole = certify(weight_q, spec, layout)
+    monkeypatch.setattr("hwmodel.mapping._WEIGHTS_AT_ONCE", 200)  # pieces of 5 outputs a group
+    pieces = certify(weight_q, spec, layout)
+    assert pieces.worst_sums == whole.worst_sums
+    assert pieces.segments_per_slice == whole.segments_per_slice
+    assert pieces.unit_line_bits == whole.unit_line_bits
+    sums = to_bitlines(weight_q, spec, layout).sums()
+    for reading, at in zip(pieces.worst_sums, pieces.witnesses, strict=True):
+        assert int(sums[at.group, at.tile, at.bitline]) == reading
