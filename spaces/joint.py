@@ -14,7 +14,7 @@ from hwmodel.errors import ConfigError
 from hwmodel.geometry import LayerShape, whole_crossbars
 from spaces.candidate import Candidate, LayerSetting
 from spaces.space import Suggester
-from trainers.methods import method_entry
+from trainers.methods import STRENGTHS, method_entry
 
 __all__ = ["JointSpace", "LayerSpace", "SpaceConfig"]
 
@@ -22,9 +22,6 @@ _Choice = TypeVar("_Choice", int, float, str)
 
 DEFAULT_NONZEROS = (1, 2, 5, 10, 21, 42)
 """The most that 2- to 7-bit ADCs read with 2-bit cells and a 1-bit DAC."""
-
-STRENGTHS = ("nonzeros", "adc_bits", "kept_weights", "weight_levels", "block_size")
-"""Settings of a layer that say how strongly a method prunes it; each method reads some."""
 
 FIRST_LAYER: Mapping[str, float] = {
     "nonzeros": 5,

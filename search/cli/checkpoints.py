@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hwmodel.errors import ConfigError, CrossfrontError
+from search.cli.options import given
 
 if TYPE_CHECKING:
     from trainers.robustness import Robustness
@@ -35,7 +36,6 @@ def compress(
 ) -> None:
     """Prune, train and export one candidate: crossfront compress F.toml --nonzeros 5 --to out/."""
     from search.cli.output import print_json, say
-    from search.cli.studies import _given
     from search.config import load_config
     from search.evaluate import FAILED, evaluate, load_problem, train_dense
     from search.report import ratios
@@ -44,8 +44,8 @@ def compress(
     from trainers.methods import build_method
 
     check_target(to)
-    chosen = _given(nonzeros=nonzeros, adc_bits=adc_bits, wordlines=wordlines, bitlines=bitlines)
-    training = _given(epochs=0 if train is False else None, reconstruct=reconstruct)
+    chosen = given(nonzeros=nonzeros, adc_bits=adc_bits, wordlines=wordlines, bitlines=bitlines)
+    training = given(epochs=0 if train is False else None, reconstruct=reconstruct)
     settings = load_config(config, {"candidate": chosen, "train": training})
     problem = load_problem(settings)
     candidate = settings.candidate.candidate(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwmodel.errors import ConfigError, StudyError
+from search.cli.options import given
 from search.folder import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ def search(
     from search.folder import StudyFolder
 
     overrides = {
-        "study": _given(name=name, trials=max_trials, time_budget_s=time_budget),
-        "ray": _given(workers=workers, address=address),
-        "mlflow": _given(tracking_uri=tracking_uri),
+        "study": given(name=name, trials=max_trials, time_budget_s=time_budget),
+        "ray": given(workers=workers, address=address),
+        "mlflow": given(tracking_uri=tracking_uri),
     }
     settings = load_config(config, overrides)
     if show_config:
@@ -85,9 +86,9 @@ def resume(
 
     study = Study.open(StudyFolder(storage, name))
     overrides = {
-        "study": _given(trials=max_trials, time_budget_s=time_budget),
-        "ray": _given(workers=workers),
-        "mlflow": _given(tracking_uri=tracking_uri),
+        "study": given(trials=max_trials, time_budget_s=time_budget),
+        "ray": given(workers=workers),
+        "mlflow": given(tracking_uri=tracking_uri),
     }
     _drive(study, overrides, quiet=quiet, as_json=as_json)
 
@@ -226,11 +227,6 @@ def _selected(study: "Study", rule: str) -> Any:
         raise StudyError(f"trial {rule} is not on the front; front members: {numbers}")
     chosen = select([values(trial) for trial in front], study.config.study.objectives, rule)
     return front[chosen]
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """The options that the user gave."""
-    return {key: value for key, value in options.items() if value is not None}
 
 
 def _free_port(wanted: int | None) -> int:

@@ -24,6 +24,7 @@ from trainers.methods.xma import Xma, XmaConfig
 
 __all__ = [
     "METHODS",
+    "STRENGTHS",
     "AdmmNn",
     "AdmmNnConfig",
     "BitsliceL1",
@@ -96,7 +97,8 @@ METHODS: dict[str, MethodEntry] = {
     "dense": MethodEntry(DenseConfig, Dense, Dense.settings),
 }
 
-_STRENGTHS = ("nonzeros", "adc_bits", "kept_weights", "weight_levels", "block_size")
+STRENGTHS = ("nonzeros", "adc_bits", "kept_weights", "weight_levels", "block_size")
+"""Settings of a layer that say how strongly a method prunes it; each method reads some."""
 
 
 def method_entry(name: object) -> MethodEntry:
@@ -121,7 +123,7 @@ def build_method(name: str, config: MethodConfig, targets: Mapping[str, LayerTar
     if type(config) is not entry.config:
         raise ConfigError(f"{type(config).__name__}: settings of another method than {name!r}")
     for layer, target in targets.items():
-        for strength in _STRENGTHS:
+        for strength in STRENGTHS:
             if getattr(target, strength) is not None and strength not in entry.settings:
                 allowed = ", ".join(entry.settings) or "none"
                 raise SpecError(

@@ -15,6 +15,7 @@ geometrically falling shares; the learning rate is the training loop's and does 
 each round.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -83,7 +84,7 @@ class _Phase(NamedTuple):
     """The step at which the phase is over."""
 
 
-class Staged(Method):
+class Staged(Method, ABC):
     """Prunes by ADMM, retrains, and brings what is left onto levels in stages.
 
     Args:
@@ -107,13 +108,13 @@ class Staged(Method):
         self._round_steps = 1
         self._rho_step = 1.0
 
+    @abstractmethod
     def pruned(self, name: str, weight: Tensor, progress: float) -> Tensor:
         """The nearest weight in the layer's pruning set, when pruning has come so far (0 to 1)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prunes(self, name: str) -> bool:
         """Whether the layer's pruning set leaves anything out."""
-        raise NotImplementedError
 
     def settle(self) -> None:
         """After the last hard pruning; here, nothing more becomes of the layers."""

@@ -11,6 +11,7 @@ optimiser moves. A step computes loss and gradient at the former and applies the
 Source: the straight-through estimator (Bengio et al., 2013), on the recipe of design 2.3.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -21,7 +22,7 @@ from trainers.method import LayerTarget, Method
 __all__ = ["StraightThrough"]
 
 
-class StraightThrough(Method):
+class StraightThrough(Method, ABC):
     """Keeps latents beside the weights; subclasses say what the forward pass sees of them.
 
     Args:
@@ -35,17 +36,17 @@ class StraightThrough(Method):
         self.latents: dict[str, Tensor] = {}
         self._steps = 0
 
+    @abstractmethod
     def bounded(self, name: str) -> bool:
         """Whether the layer has a bound; others train as they are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def projected(self, name: str, latent: Tensor) -> Tensor:
         """The weight of the layer's set near a latent; sets what `adjusted` works with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def adjusted(self, name: str, latent: Tensor) -> Tensor:
         """A weight of the layer's set near a latent that has moved little: elementwise, cheap."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def attach(self, network: nn.Module, *, epochs: int, steps_per_epoch: int) -> None:
