@@ -11,7 +11,7 @@ run that was cut off goes on where it stopped; `--only ARM` and `--bits` choose 
 128 wordlines, 2-bit cells, 8-bit weights in differential pairs. All arms start from the same dense
 weights and train as long on the same images; the first layer is left alone. An arm with a bound is
 held to the ADC resolution of its row (level-sum, tinyadc, the hybrid); the others keep as many
-weights as the count bound does, or a fixed share, and need the ADCs that they need.
+weights as the count bound does, or a fixed share (row 0), and need the ADCs that they need.
 """
 
 import argparse
@@ -49,6 +49,8 @@ class Arm(NamedTuple):
     settings: Mapping[str, Any] = MappingProxyType({})
     """Of the method."""
     trained: bool = True
+    by_bits: bool = True
+    """Whether its setting depends on the ADC bits; otherwise it runs once, as row 0."""
 
 
 def _count(bits: int) -> dict[str, Any]:
@@ -80,10 +82,10 @@ ARMS = {
     "bitslice-l1 hybrid": Arm("bitslice-l1", _count),
     "dub": Arm("dub", _share),
     "admm-nn": Arm("admm-nn", lambda bits: {**_share(bits), "weight_levels": 31}),
-    "memristor": Arm("memristor", _half),
-    "circulant": Arm("circulant", lambda _: {"block_size": 8}),
-    "structured": Arm("structured", _half),
-    "dense quantised": Arm("dense", lambda _: {}, trained=False),
+    "memristor": Arm("memristor", _half, by_bits=False),
+    "circulant": Arm("circulant", lambda _: {"block_size": 8}, by_bits=False),
+    "structured": Arm("structured", _half, by_bits=False),
+    "dense quantised": Arm("dense", lambda _: {}, trained=False, by_bits=False),
 }
 
 
@@ -108,8 +110,8 @@ def main() -> None:
     weights = options.work / f"{options.name}.safetensors"
     dense = _dense(problem, folder / "dense.json", weights)
     for seed in range(options.seeds):
-        for bits in options.bits:
-            for name in options.only:
+        for bits in [*options.bits, 0]:
+            for name in (arm for arm in options.only if ARMS[arm].by_bits == bool(bits)):
                 target = folder / f"{name.replace(' ', '_')}-{bits}-{seed}.json"
                 if not target.exists():
                     row = run(problem, name, bits, seed, weights)
@@ -206,7 +208,7 @@ def _flat(row: dict[str, Any], dense: Evaluation) -> dict[str, Any]:
 def _line(rows: Sequence[dict[str, Any]]) -> str:
     done = [row for row in rows if row["status"] == "complete"]
     first = rows[0]
-    head = f"| {first['arm']} | {first['bits']} | {len(rows)} "
+    head = f"| {first['arm']} | {first['bits'] or '-'} | {len(rows)} "
     if not done:
         return head + "| failed |" + " |" * 8
 
