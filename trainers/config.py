@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from hwmodel.errors import ConfigError
 from trainers.data.augment import AUGMENTATIONS
 
@@ -12,6 +14,11 @@ __all__ = ["NetworkConfig", "TrainConfig", "check_choice", "check_number"]
 
 OPTIMISERS = ("sgd", "adam")
 SCHEDULES = ("one-cycle", "cosine", "constant")
+MEMORY_FORMATS = {
+    "contiguous": torch.contiguous_format,
+    "channels_last": torch.channels_last,
+}
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +85,12 @@ class TrainConfig:
     reconstruct: bool = False
     """Move each candidate's weights, within what its method allows, towards the dense layers'
     outputs on the calibration images; pays where there are few or no epochs."""
+    memory_format: str = "contiguous"
+    """`contiguous` or `channels_last`: how images and weights lie in memory while training. The
+    same mathematics; which is faster depends on network and processor."""
+    precision: str = "float32"
+    """`float32`, or `bfloat16` for the network's forward and backward passes (autocast); weights,
+    loss and projections stay in float32. Faster where the processor has bfloat16 instructions."""
     threads: int = 1
     """CPU threads of one training process."""
     device: str = "auto"
@@ -96,6 +109,8 @@ class TrainConfig:
             check_number("train.train_count", self.train_count, low=1, integer=True)
         check_choice("train.optimiser", self.optimiser, OPTIMISERS)
         check_choice("train.schedule", self.schedule, SCHEDULES)
+        check_choice("train.memory_format", self.memory_format, tuple(MEMORY_FORMATS))
+        check_choice("train.precision", self.precision, PRECISIONS)
         check_choice("train.augment", self.augment, tuple(AUGMENTATIONS))
 
 

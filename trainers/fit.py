@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwmodel.errors import ConfigError, DivergedError
-from trainers.config import TrainConfig
+from trainers.config import MEMORY_FORMATS, TrainConfig
 from trainers.data import EpochBatches, ImageSource
 from trainers.data.augment import AUGMENTATIONS
 from trainers.method import Method
@@ -79,6 +79,7 @@ def fit(
             f"train.distillation is {config.distillation}; allowed without teacher: 0"
         )
     device = next(network.parameters()).device
+    network.to(memory_format=MEMORY_FORMATS[config.memory_format])  # type: ignore[call-overload]
     batches = images.batches(config.batch_size, seed=seed, device=device)
     method.attach(network, epochs=epochs, steps_per_epoch=len(batches))
     optimiser = _optimiser(network, config)
@@ -101,6 +102,7 @@ def fit(
             save_training(state_path, network, optimiser, method, settings, rows)
         if report is not None:
             report(reports[-1])
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return FitResult(epochs=tuple(reports), seconds=sum(r.seconds for r in reports))
 
 
@@ -118,13 +120,16 @@ def _train_epoch(
     """One epoch; the losses are read back once, at its end."""
     network.train()
     augment = AUGMENTATIONS[config.augment]
+    half = config.precision == "bfloat16"
     losses: list[Tensor] = []
     for step, (images, labels) in enumerate(batches.epoch(epoch)):
         share = (epoch * len(batches) + step) / (epochs * len(batches))
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * _schedule(config.schedule, share)
-        images = augment(images)
-        loss = _loss(network(images), images, labels, config, teacher)
+        images = augment(images).contiguous(memory_format=MEMORY_FORMATS[config.memory_format])
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            logits = network(images)
+        loss = _loss(logits.float(), images, labels, config, teacher)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         method.after_backward()

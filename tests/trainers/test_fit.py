@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,14 @@ from trainers.config import NetworkConfig, TrainConfig
 from trainers.data import ImageSet
 from trainers.fit import EpochReport, FitResult, accuracy, fit, resolve_device
 from trainers.method import LayerTarget, Method
-from trainers.methods import Magnitude, MagnitudeConfig, TinyAdc, TinyAdcConfig
+from trainers.methods import (
+    METHODS,
+    Magnitude,
+    MagnitudeConfig,
+    TinyAdc,
+    TinyAdcConfig,
+    build_method,
+)
 from trainers.networks import build_network
 
 CONFIG = TrainConfig(batch_size=8)
@@ -343,6 +351,38 @@ def test_augmented_images_train_another_network_but_always_the_same() -> None:
         run(network, dense(network), epochs=1, config=replace(CONFIG, augment=augment))
     assert same(networks[1], networks[2])
     assert not same(networks[0], networks[1])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_channels_last_trains_the_same_network(name: str) -> None:
+    every: dict[str, Any] = dict.fromkeys(("nonzeros", "adc_bits", "weight_levels"), 3)
+    every |= {"kept_weights": 0.4, "block_size": 2}
+    strengths = {key: every[key] for key in METHODS[name].settings if key in every}
+    networks = []
+    for memory_format in ("contiguous", "channels_last"):
+        network = made()
+        targets = {
+            key: replace(target, **strengths)
+            for key, target in toy_targets(network).items()
+        }
+        method = build_method(name, METHODS[name].config(), targets)
+        run(network, method, epochs=1, config=replace(CONFIG, memory_format=memory_format))
+        assert all(value.is_contiguous() for value in network.state_dict().values())
+        networks.append(network)
+    other = networks[1].state_dict()
+    for key, value in networks[0].state_dict().items():
+        torch.testing.assert_close(value, other[key], rtol=1e-3, atol=1e-3)
+
+
+def test_bfloat16_learns_and_keeps_weights_in_float32() -> None:
+    network, images = made(), toy_images(200, SHAPE, CLASSES)
+    config = replace(CONFIG, precision="bfloat16")
+    result = run(network, dense(network), epochs=6, config=config, images=images)
+    full = made()
+    expected = run(full, dense(full), epochs=6, images=images)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert losses(result) == pytest.approx(losses(expected), rel=0.1)
+    assert losses(result) != losses(expected)
 
 
 def test_fewer_images_than_a_batch_are_refused() -> None:
