@@ -1,7 +1,7 @@
 """One TOML file per study, mapped one-to-one onto frozen dataclasses.
 
     [study] [data] [network] [method] [methods.NAME] [space] [hardware] [train]
-    [robustness] [ray] [mlflow] [candidate]
+    [fidelity] [robustness] [ray] [mlflow] [candidate]
 
 Every key has a default; an unknown one is an error that names the nearest.
 """
@@ -32,6 +32,7 @@ from trainers.methods import METHODS, MethodConfig, TinyAdcConfig, method_entry
 
 __all__ = [
     "CandidateConfig",
+    "FidelityConfig",
     "HardwareConfig",
     "MlflowConfig",
     "RayConfig",
@@ -59,6 +60,12 @@ class StudySection:
     """Candidates to evaluate; infeasible ones, which never train, come on top."""
     time_budget_s: float | None = None
     """Stops asking for candidates after this time (default: none)."""
+    epochs: int | None = None
+    """Stops asking for candidates after so many epochs of training in all (default: no limit)."""
+    least_gain: float | None = None
+    """Stops asking for candidates once the hypervolume has grown by less than this share of itself
+    over the last `gain_trials` trials (default: never)."""
+    gain_trials: int = 20
     sampler: str = "tpe"
     """`tpe`, `nsga2`, `gp` (for small studies) or `random`."""
     seed: int = 0
@@ -79,6 +86,11 @@ class StudySection:
         check_number("study.trials", self.trials, low=1, integer=True)
         if self.time_budget_s is not None:
             check_number("study.time_budget_s", self.time_budget_s, low=0)
+        if self.epochs is not None:
+            check_number("study.epochs", self.epochs, low=1, integer=True)
+        if self.least_gain is not None:
+            check_number("study.least_gain", self.least_gain, low=0, high=1)
+        check_number("study.gain_trials", self.gain_trials, low=1, integer=True)
         check_choice("study.sampler", self.sampler, SAMPLERS)
         check_number("study.seed", self.seed, low=0, high=2**31, integer=True)
         check_number("study.accuracy_window", self.accuracy_window, low=0, high=1)
@@ -137,6 +149,38 @@ class HardwareConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FidelityConfig:
+    """How far a candidate is tried before it is trained in full.
+
+    Every rung measures the finalised integer network, so a candidate that is stopped early is a
+    design like any other and may be on the front.
+    """
+
+    projection: bool = False
+    """First measure each candidate projected, without any training. Candidates that get no further
+    do not count against `study.trials`."""
+    rungs: tuple[int, ...] = ()
+    """Epochs, ascending and below `train.epochs`, after which a candidate is measured and may be
+    stopped; the learning rate's schedule begins anew after each."""
+    reduction: int = 3
+    """One in so many candidates goes on from a rung: those that the fewest others of the rung
+    dominate."""
+    scan: bool = False
+    """Begin with each choice of each dimension alone, everything else at its mildest, projected."""
+
+    def __post_init__(self) -> None:
+        for epochs in self.rungs:
+            check_number("fidelity.rungs", epochs, low=1, integer=True)
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ConfigError(
+                f"fidelity.rungs is {list(self.rungs)}; allowed: ascending epochs without repeats"
+            )
+        check_number("fidelity.reduction", self.reduction, low=2, integer=True)
+        if self.scan and not self.projection:
+            raise ConfigError("fidelity.scan is True; allowed with fidelity.projection only")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RobustnessConfig:
     """The lossy devices on which every finalised network is measured; by default none.
 
@@ -184,8 +228,17 @@ class RayConfig:
     gpus_per_trial: float = 0.0
     address: str | None = None
     """A running Ray cluster (default: a local one, on loopback)."""
+    retries: int = 1
+    """How often a trial is given to another worker after its worker died; it goes on from its last
+    epoch."""
+    epoch_limit_s: float | None = None
+    """A worker whose trial takes longer than this for an epoch, or for measuring, is given up
+    (default: no limit)."""
 
     def __post_init__(self) -> None:
+        check_number("ray.retries", self.retries, low=0, integer=True)
+        if self.epoch_limit_s is not None:
+            check_number("ray.epoch_limit_s", self.epoch_limit_s, low=0.001)
         check_number("ray.workers", self.workers, low=1, integer=True)
         check_number("ray.cpus_per_trial", self.cpus_per_trial, low=0)
         check_number("ray.gpus_per_trial", self.gpus_per_trial, low=0)
@@ -253,6 +306,7 @@ class StudyConfig:
     space: SpaceConfig = field(default_factory=SpaceConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    fidelity: FidelityConfig = field(default_factory=FidelityConfig)
     robustness: RobustnessConfig = field(default_factory=RobustnessConfig)
     ray: RayConfig = field(default_factory=RayConfig)
     mlflow: MlflowConfig = field(default_factory=MlflowConfig)
@@ -265,6 +319,19 @@ class StudyConfig:
                 "robust_accuracy on an ideal device; allowed: with faults, variation, read_noise "
                 "or ir_drop in [robustness]"
             )
+
+        late = [epochs for epochs in self.fidelity.rungs if epochs >= self.train.epochs]
+        if late:
+            raise ConfigError(
+                f"fidelity.rungs contains {late[0]}; allowed: below train.epochs, "
+                f"{self.train.epochs}"
+            )
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Epochs that a candidate has been trained for when it is measured, the last being all."""
+        first = (0,) if self.fidelity.projection and self.train.epochs > 0 else ()
+        return (*first, *self.fidelity.rungs, self.train.epochs)
 
     @property
     def method_name(self) -> str:
@@ -349,6 +416,7 @@ def read_config(tables: Mapping[str, Any]) -> StudyConfig:
         "space": SpaceConfig,
         "hardware": HardwareConfig,
         "train": TrainConfig,
+        "fidelity": FidelityConfig,
         "robustness": RobustnessConfig,
         "ray": RayConfig,
         "mlflow": MlflowConfig,

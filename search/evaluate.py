@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from spaces.candidate import Candidate
 from trainers.checkpoint import save_checkpoint
 from trainers.data import Dataset, ImageSource, load_dataset
 from trainers.finalise import finalise
-from trainers.fit import accuracy, fit, resolve_device
+from trainers.fit import EpochReport, accuracy, fit, resolve_device
 from trainers.integer import integer_layers
 from trainers.method import Method, dense_targets
 from trainers.methods import AdmmNnConfig, build_method
@@ -56,8 +56,10 @@ class Evaluation:
     """Certified ADC resolution by layer."""
     layers: Sequence[Mapping[str, Any]] = ()
     """The layers as they are computed (`hwmodel.digital.AnyLayer`), for pricing anew."""
+    epochs: int = 0
+    """Epochs that it has been trained for since the dense weights."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """`train` and `total`, in the worker."""
+    """`train` and `total`, in the worker; of a candidate on several rungs, of the last."""
     reason: str = ""
     """Why it failed."""
 
@@ -212,8 +214,17 @@ def _fit_dense(
     return result.seconds
 
 
-def evaluate(problem: Problem, candidate: Candidate, weights: Path, checkpoint: Path) -> Evaluation:
-    """Trains one candidate from the dense weights and finalises it.
+def evaluate(
+    problem: Problem,
+    candidate: Candidate,
+    weights: Path,
+    checkpoint: Path,
+    *,
+    rung: int = -1,
+    state: Path | None = None,
+    report: Callable[[EpochReport], None] | None = None,
+) -> Evaluation:
+    """Trains one candidate from the dense weights as far as a rung, and finalises it.
 
     A mistake that belongs to the candidate (a loss that is not finite, a constraint that cannot be
     met) becomes a failed evaluation with its reason, so that the study goes on.
@@ -223,8 +234,12 @@ def evaluate(problem: Problem, candidate: Candidate, weights: Path, checkpoint: 
         candidate: what to try.
         weights: float weights of the dense baseline.
         checkpoint: folder for the integer network.
+        rung: index of the rung in `config.rungs` to train up to; by default the last.
+        state: where training is kept after each epoch, and goes on from.
+        report: called after each epoch.
     """
     config, started = problem.config, time.perf_counter()
+    stop = config.rungs[rung]
     try:
         network = problem.network()
         load_weights(network, weights)
@@ -241,14 +256,19 @@ def evaluate(problem: Problem, candidate: Candidate, weights: Path, checkpoint: 
             _training_images(problem),
             method,
             config.train,
-            epochs=config.train.epochs,
+            epochs=config.train.epochs if stop else 0,
             learning_rate=config.train.prune_learning_rate,
             seed=candidate.seed,
             teacher=teacher,
+            state_path=state,
+            restarts=config.fidelity.rungs,
+            stop_after=stop,
+            report=report,
         )
         facts = {"candidate": candidate.to_json(), "method": candidate.method}
         dense = teacher if config.train.reconstruct else None
-        return _finish(problem, network, method, checkpoint, facts, started, result.seconds, dense)
+        found = _finish(problem, network, method, checkpoint, facts, started, result.seconds, dense)
+        return replace(found, epochs=stop)
     except CrossfrontError as error:
         seconds = {"total": time.perf_counter() - started}
         return Evaluation(status=FAILED, reason=str(error), seconds=seconds)

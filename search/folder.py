@@ -2,10 +2,9 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from hwmodel.errors import StudyError
 
@@ -61,6 +60,20 @@ class StudyFolder:
         """Integer network of a trial."""
         return self.path / "checkpoints" / f"trial-{number:05d}"
 
+    def training(self, number: int) -> Path:
+        """State of a trial's training, while it is under way."""
+        return self.path / "checkpoints" / f"trial-{number:05d}.training"
+
+    @property
+    def drivers(self) -> Path:
+        """Files of the processes that drive the study."""
+        return self.path / "drivers"
+
+    @property
+    def budget_lock(self) -> Path:
+        """Held while a driver takes a trial out of the budget."""
+        return self.path / "budget.lock"
+
     @property
     def exists(self) -> bool:
         """Whether the study has been created."""
@@ -83,26 +96,19 @@ class StudyFolder:
                 "choose another with --storage"
             ) from None
 
-    @contextmanager
-    def driving(self) -> Iterator[None]:
-        """Holds the study for this process; the lock dies with it.
+    def take_the_lead(self) -> IO[str] | None:
+        """Makes this process the study's first driver: the one that prepares and mirrors it.
 
-        Raises:
-            StudyError: another process is running the study.
+        Returns:
+            What it holds for as long as it is that; None while another process is.
         """
-        with (self.path / "driver.lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                owner = lock.read().strip() or "unknown"
-                raise StudyError(
-                    f"study {self.name!r} is being run by process {owner}; wait for it or stop it"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            yield
+        lock = (self.path / "driver.lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            return None
+        return lock
 
 
 def study_names(storage: Path) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from hwmodel.errors import ConfigError, StudyError
 from search.objectives import ACCURACIES, OBJECTIVES, direction, parse_bound
 
-__all__ = ["hypervolume", "nondominated", "select"]
+__all__ = ["contributions", "dominance_counts", "hypervolume", "nondominated", "select"]
 
 Values = Mapping[str, float]
 
@@ -31,6 +31,27 @@ def hypervolume(points: Sequence[Values], reference: Values) -> float:
         return 0.0
     scaled = [[_scaled(point, reference, name) for name in reference] for point in points]
     return float(moocore.hypervolume(np.array(scaled), ref=np.ones(len(reference))))
+
+
+def contributions(points: Sequence[Values], reference: Values) -> list[float]:
+    """What `hypervolume` would lose without each point; equal points share nothing."""
+    if not points:
+        return []
+    scaled = [[_scaled(point, reference, name) for name in reference] for point in points]
+    found = moocore.hv_contributions(np.array(scaled), ref=np.ones(len(reference)))
+    return [float(share) for share in found]
+
+
+def dominance_counts(points: Sequence[Values], objectives: Sequence[str]) -> list[int]:
+    """How many of the points dominate each: no worse in any objective, and better in one."""
+    if not points:
+        return []
+    losses = _losses(points, objectives)
+    counts = []
+    for row in losses:
+        no_worse = (losses <= row).all(axis=1)
+        counts.append(int((no_worse & (losses < row).any(axis=1)).sum()))
+    return counts
 
 
 def select(points: Sequence[Values], objectives: Sequence[str], rule: str) -> int:

@@ -12,7 +12,7 @@ from hwmodel.errors import CrossfrontError, StudyError
 from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.report import write_report, write_tables
-from search.study import Study
+from search.study import Study, root_of
 from search.tracking import MlflowMirror
 from spaces.joint import JointSpace
 
@@ -79,53 +79,96 @@ def run_study(
     Whatever happens, every finished trial stays in the study; calling this again goes on.
 
     Args:
-        study: created or opened; no other process may drive it.
+        study: created or opened; other processes may drive it at the same time, and share its
+            budget. The first of them trains the dense baseline and sends to MLflow.
         display: where to show progress.
         overrides: settings to change for good first, such as the budget.
 
     Raises:
         CrossfrontError: what the user can mend, before anything is lost.
     """
-    display = display or Silent()
-    with study.folder.driving():
-        if overrides:
-            study.reconfigure(overrides)
-        problem = load_problem(study.config)
+    lead = study.folder.take_the_lead()
+    try:
+        return _drive(study, display or Silent(), overrides or {}, leads=lead is not None)
+    finally:
+        if lead is not None:
+            lead.close()
+
+
+def _drive(
+    study: Study,
+    display: Display,
+    overrides: Mapping[str, Mapping[str, Any]],
+    *,
+    leads: bool,
+) -> Outcome:
+    """`run_study` as the study's first driver, or as one that joins it."""
+    if overrides:
+        if not leads and "study" in overrides:
+            raise StudyError(
+                f"study {study.folder.name!r} is being run by another process; its "
+                f"{', '.join(overrides['study'])} can be changed once that has ended"
+            )
+        study.reconfigure(overrides, keep=leads)
+    problem = load_problem(study.config)
+    study.join()
+    try:
         again = study.requeue_interrupted()
         if again:
             display.message(f"{again} interrupted trials are queued again")
-        mirror = MlflowMirror(study)
-        dense_s = _ensure_dense(study, problem, display)
+        if not leads:
+            display.message("another process drives this study; joining it")
+            _await_dense(study)
+        mirror = MlflowMirror(study) if leads else None
+        dense_s = _ensure_dense(study, problem, display) if leads else 0.0
         before = {trial.number for trial in study.ended()}
         spent = study.spent
         started = time.perf_counter()
         searcher_s, error = 0.0, None
-        if spent < study.config.study.trials:
+        if not study.over:
             searcher_s, error = _search(study, problem, mirror, display)
         search_s = time.perf_counter() - started
-        study.requeue_interrupted()
-        complete = study.spent >= study.config.study.trials
-        drop_checkpoints_off_front(study)
-        files = {**write_tables(study), "report": write_report(study)}
-        mirrored = mirror.finish(files, complete=complete)
-        display.close()
-        if error is not None:
-            raise error
-        new = [
-            t.user_attrs.get("evaluation", {}).get("seconds", {})
-            for t in study.ended()
-            if t.number not in before
-        ]
-        return Outcome(
-            complete=complete,
-            dense_s=dense_s,
-            search_s=search_s,
-            driver_s=searcher_s,
-            train_s=sum(seconds.get("train", 0.0) for seconds in new),
-            worker_s=sum(seconds.get("total", 0.0) for seconds in new),
-            trials=study.spent - spent,
-            mirrored=mirrored,
-        )
+    finally:
+        study.leave()
+    complete = study.over
+    drop_checkpoints_off_front(study)
+    files = {**write_tables(study), "report": write_report(study)}
+    mirrored = mirror is None or mirror.finish(files, complete=complete)
+    display.close()
+    if error is not None:
+        raise error
+    new = [
+        t.user_attrs.get("evaluation", {}).get("seconds", {})
+        for t in study.ended()
+        if t.number not in before
+    ]
+    return Outcome(
+        complete=complete,
+        dense_s=dense_s,
+        search_s=search_s,
+        driver_s=searcher_s,
+        train_s=sum(seconds.get("train", 0.0) for seconds in new),
+        worker_s=sum(seconds.get("total", 0.0) for seconds in new),
+        trials=study.spent - spent,
+        mirrored=mirrored,
+    )
+
+
+def _await_dense(study: Study) -> None:
+    """Waits until the first driver has trained the dense baseline.
+
+    Raises:
+        StudyError: that driver went away before.
+    """
+    while study.dense is None:
+        lead = study.folder.take_the_lead()
+        if lead is not None:
+            lead.close()
+            raise StudyError(
+                "the process that was training the dense baseline is gone; go on with: "
+                f"crossfront resume {study.folder.name}"
+            )
+        time.sleep(1.0)
 
 
 def make_space(problem: Problem) -> JointSpace:
@@ -146,12 +189,16 @@ def make_space(problem: Problem) -> JointSpace:
 
 
 def drop_checkpoints_off_front(study: Study) -> None:
-    """Deletes the checkpoints of trials that are not, or no longer, on the front."""
-    kept = {study.folder.checkpoint(trial.number).name for trial in study.front()}
-    ended = {study.folder.checkpoint(trial.number).name for trial in study.ended()}
+    """Deletes checkpoints of trials off the front, and training states of trials that ended."""
+    kept = {study.checkpoint(trial).name for trial in study.front()}
+    kept |= {study.checkpoint(trial).name for trial in study.unended()}
+    ended = {study.checkpoint(trial).name for trial in study.ended()}
+    under_way = {study.folder.training(root_of(trial)).name for trial in study.unended()}
     for path in (study.folder.path / "checkpoints").iterdir():
-        if path.name in ended and path.name not in kept:
+        if path.name in ended - kept:
             shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix == ".training" and path.name not in under_way:
+            path.unlink(missing_ok=True)
 
 
 def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
@@ -181,7 +228,7 @@ def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
 
 
 def _search(
-    study: Study, problem: Problem, mirror: MlflowMirror, display: Display
+    study: Study, problem: Problem, mirror: MlflowMirror | None, display: Display
 ) -> tuple[float, CrossfrontError | None]:
     """Runs Ray Tune; returns the driver's own seconds, and why proposals ended early, if so."""
     _prepare_ray(local=study.config.ray.address is None)
@@ -193,7 +240,8 @@ def _search(
 
     def on_change() -> None:
         drop_checkpoints_off_front(study)
-        mirror.sync()
+        if mirror is not None:
+            mirror.sync()
         display.update(study)
 
     config = study.config.ray
@@ -227,6 +275,7 @@ def _search(
                 verbose=0,
                 # The study is the record: neither Tune's checkpoints nor its reports are wanted.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                failure_config=tune.FailureConfig(max_failures=config.retries),
             ),
         )
         display.update(study)
@@ -238,8 +287,8 @@ def _search(
 
 
 def _trial_name(trial: Any) -> str:
-    """What Ray calls a trial: the study's number for it."""
-    return f"trial-{trial.config['number']:05d}"
+    """What Ray calls one rung of a trial."""
+    return f"trial-{trial.config['number']:05d}-{trial.config['rung']}"
 
 
 def _start_ray(config: RayConfig) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ from ray.tune.search import Searcher
 
 from hwmodel.errors import CrossfrontError
 from search.evaluate import FAILED, Evaluation, Problem
-from search.study import Study
+from search.study import Proposal, Study
 from spaces.space import Space
 
 __all__ = ["StudySearcher"]
+
+_PATIENCE_S = 0.2
+"""How long Tune's loop waits for a proposal before it looks after its workers again."""
+_ORPHANS_S = 20.0
+"""How often a driver without work looks for trials that others have left behind."""
 
 
 class StudySearcher(Searcher):
@@ -26,10 +32,16 @@ class StudySearcher(Searcher):
         space: where candidates come from.
         problem: prices candidates before they train.
         on_change: called after every trial that ends, in the driver.
+        sampler: gives parameters of a new candidate (default: the study's own sampler does).
     """
 
     def __init__(
-        self, study: Study, space: Space, problem: Problem, on_change: Callable[[], None]
+        self,
+        study: Study,
+        space: Space,
+        problem: Problem,
+        on_change: Callable[[], None],
+        sampler: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         self.study = study
@@ -37,27 +49,53 @@ class StudySearcher(Searcher):
         self.problem = problem
         self._planned_dense = problem.planned_dense()
         self.on_change = on_change
+        self.sampler = sampler
         self.numbers: dict[str, int] = {}
         self.error: CrossfrontError | None = None
         self.seconds = 0.0
         """Time spent here: sampling, journal, tracking and display."""
+        self._thread = ThreadPoolExecutor(1, "sampler")
+        self._asked: Future[Proposal | None] | None = None
+        self._looked = time.monotonic()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next candidate as a trial's configuration, or `FINISHED`."""
+        """The next proposal as a trial's configuration, `FINISHED`, or None: not yet.
+
+        Sampling runs in a thread of its own, so that a slow sampler holds up no worker's result.
+        """
+        if self._asked is None:
+            self._asked = self._thread.submit(self._propose)
+        try:
+            proposal = self._asked.result(timeout=_PATIENCE_S)
+        except TimeoutError:
+            return None
+        except CrossfrontError as error:
+            self._asked, self.error = None, error
+            return str(Searcher.FINISHED)
+        self._asked = None
+        if proposal is None:
+            if self.study.over:
+                return str(Searcher.FINISHED)
+            if time.monotonic() - self._looked > _ORPHANS_S:  # another driver may have died
+                self.study.requeue_interrupted()
+                self._looked = time.monotonic()
+            return None
+        self.numbers[trial_id] = proposal.number
+        return {
+            "number": proposal.number,
+            "candidate": proposal.candidate.to_json(),
+            "rung": proposal.rung,
+            "root": proposal.root,
+        }
+
+    def _propose(self) -> Proposal | None:
         started = time.perf_counter()
         try:
-            proposal = self.study.propose(
-                self.space, self.problem.planned_costs, self._planned_dense
+            return self.study.propose(
+                self.space, self.problem.planned_costs, self._planned_dense, self.sampler
             )
-        except CrossfrontError as error:
-            self.error = error
-            proposal = None
         finally:
             self.seconds += time.perf_counter() - started
-        if proposal is None:
-            return str(Searcher.FINISHED)
-        self.numbers[trial_id] = proposal.number
-        return {"number": proposal.number, "candidate": proposal.candidate.to_json()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Trials report once, at their end."""
@@ -71,7 +109,7 @@ class StudySearcher(Searcher):
         if result is not None and "evaluation" in result:
             self.study.finish(number, Evaluation.from_json(json.loads(result["evaluation"])))
         elif error:
-            reason = "the worker process died or could not start"
+            reason = "its worker process died, could not start, or took too long for an epoch"
             self.study.finish(number, Evaluation(status=FAILED, reason=reason))
         self.on_change()
         self.seconds += time.perf_counter() - started

@@ -1,19 +1,27 @@
-"""The study: an Optuna study on a journal file, and the only truth about a search.
+"""The study: an Optuna study on durable storage, and the only truth about a search.
 
-A trial ends in one of these states (user attribute `status`):
+A trial is a candidate. It is measured on one rung after the other (`StudyConfig.rungs`), each time
+as a finalised integer network, and ends in one of these states (user attribute `status`):
 
-    complete      evaluated; COMPLETE with the objectives as values
-    failed        trained and failed (a diverging loss, a worker error); FAIL with its reason
-    infeasible    breaks a hard bound by cost alone; PRUNED, never trained
-    interrupted   its worker or driver went away; FAIL, and its parameters are queued again
+    complete      measured on the last rung; COMPLETE with the objectives as values
+    pruned        stopped after a rung with training; PRUNED, with what it measured there
+    projected     stopped after a rung without training; PRUNED likewise
+    failed        a diverging loss, a worker error; FAIL with its reason
+    infeasible    breaks a hard bound by cost alone; PRUNED, never measured
+    interrupted   its driver went away; FAIL, and its parameters are queued again
 
-Complete and failed trials count against the budget; nothing is ever counted twice.
+Complete, pruned and failed trials count against the budget; nothing is ever counted twice. What was
+measured is true of the network that was measured, however little it was trained, so every trial
+with measurements may be on the front. Several processes may drive one study: each trial belongs to
+one of them (`search.drivers`), and the budget is taken under a lock.
 """
 
 import math
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -24,14 +32,25 @@ from optuna.trial import FrozenTrial, TrialState
 from hwmodel.errors import StudyError
 from hwmodel.records import merge_tables
 from search.config import StudyConfig, read_config
+from search.drivers import Driver, exclusive, is_alive
 from search.evaluate import COMPLETE, FAILED, Evaluation
 from search.folder import StudyFolder, study_names
 from search.front import hypervolume, nondominated
 from search.objectives import ACCURACIES, direction
+from search.rungs import goes_on
 from spaces.candidate import Candidate
 from spaces.space import Space
 
-__all__ = ["FORMAT", "Proposal", "Study", "candidate_of", "is_feasible", "status", "values"]
+__all__ = [
+    "FORMAT",
+    "Proposal",
+    "Study",
+    "candidate_of",
+    "is_feasible",
+    "root_of",
+    "status",
+    "values",
+]
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -40,15 +59,38 @@ _HEADER = "crossfront"
 _DENSE = "dense"
 _INFEASIBLE = "infeasible"
 _INTERRUPTED = "interrupted"
+_PRUNED = "pruned"
+_PROJECTED = "projected"
+MEASURED = (COMPLETE, _PRUNED, _PROJECTED)
+"""Outcomes of trials that have values."""
 _PROPOSALS_PER_SUGGESTION = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """A candidate that has been asked for and is to be evaluated."""
+    """A candidate that is to be evaluated, for the first time or on its next rung."""
 
     number: int
     candidate: Candidate
+    rung: int
+    """Index in `StudyConfig.rungs`."""
+    root: int
+    """The trial whose files it goes on with: its own number, unless it was interrupted before."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """A trial of this driver that has not ended."""
+
+    trial: optuna.Trial
+    candidate: Candidate
+    rung: int
+    root: int
+    scan: bool
+    waiting: bool = False
+    """Measured on its rung, which has too few candidates yet to say who goes on."""
+    ready: bool = False
+    """To be evaluated on its rung as soon as a worker is free."""
 
 
 class Study:
@@ -64,7 +106,9 @@ class Study:
         self.folder = folder
         self.config = config
         self._handle = handle
-        self._running: dict[int, optuna.Trial] = {}
+        self._driver: Driver | None = None
+        self._open: dict[int, _Open] = {}
+        self._ledger = _Ledger(config.study.objectives)
 
     @classmethod
     def create(cls, folder: StudyFolder, config: StudyConfig) -> "Study":
@@ -120,13 +164,19 @@ class Study:
         handle.sampler = _sampler(config, asked=len(handle.get_trials(deepcopy=False)))
         return cls(folder, handle, config)
 
-    def reconfigure(self, overrides: Mapping[str, Mapping[str, Any]]) -> None:
-        """Replaces settings of the study, such as its budget, for good.
+    def reconfigure(self, overrides: Mapping[str, Mapping[str, Any]], *, keep: bool = True) -> None:
+        """Replaces settings of the study, such as its budget.
+
+        Args:
+            overrides: values by section.
+            keep: for good, and not for this process alone.
 
         Raises:
             ConfigError: an impossible setting.
         """
         self.config = read_config(merge_tables(self.config.to_json(), overrides))
+        if not keep:
+            return
         self._handle.set_user_attr(_HEADER, {"format": FORMAT, "config": self.config.to_json()})
 
     # Facts about the whole study.
@@ -171,27 +221,36 @@ class Study:
         """Trials that are over, whatever came of them."""
         return [trial for trial in self.trials() if trial.state.is_finished()]
 
+    def unended(self) -> list[FrozenTrial]:
+        """Trials that are queued or under way."""
+        return [trial for trial in self.trials() if not trial.state.is_finished()]
+
+    def checkpoint(self, trial: FrozenTrial) -> Path:
+        """Where the integer network of a trial lies, as it was measured last."""
+        return self.folder.checkpoint(root_of(trial))
+
     def counts(self) -> dict[str, int]:
         """Trials by what came of them, with the names of `crossfront pareto --json`."""
-        found = Counter(status(trial) for trial in self.trials())
-        return {
-            "complete": found[COMPLETE],
-            "pruned": found["pruned"],
-            "failed": found[FAILED],
-            "infeasible": found[_INFEASIBLE],
-        }
+        self._ledger.read(self.trials())
+        names = (COMPLETE, _PRUNED, FAILED, _INFEASIBLE, _PROJECTED)
+        return {name: self._ledger.counts[name] for name in names}
 
     @property
     def spent(self) -> int:
         """Trials that count against the budget."""
         counts = self.counts()
-        return counts["complete"] + counts["pruned"] + counts["failed"]
+        return counts[COMPLETE] + counts[_PRUNED] + counts[FAILED]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that all trials together have trained."""
+        self._ledger.read(self.trials())
+        return self._ledger.epochs
 
     def front(self) -> list[FrozenTrial]:
-        """Complete trials within all bounds that no other such trial dominates."""
-        complete = [t for t in self.trials() if status(t) == COMPLETE and is_feasible(t)]
-        points = [values(trial) for trial in complete]
-        return [complete[i] for i in nondominated(points, self.config.study.objectives)]
+        """Measured trials within all bounds that no other such trial dominates."""
+        self._ledger.read(self.trials())
+        return sorted(self._ledger.front, key=lambda trial: trial.number)
 
     def hypervolume(self) -> float:
         """Share of the cube below the reference point that the front dominates."""
@@ -201,18 +260,36 @@ class Study:
 
     # What the driver does.
 
-    def enqueue(self, parameters: list[dict[str, Any]]) -> None:
-        """Queues parameters to be tried first."""
+    def enqueue(self, parameters: list[dict[str, Any]], *, scan: bool = False) -> None:
+        """Queues parameters to be tried first.
+
+        Args:
+            parameters: of each candidate.
+            scan: they are measured on the first rung only, and do not count.
+        """
         for fixed in parameters:
-            self._handle.enqueue_trial(fixed, skip_if_exists=True)
+            attributes = {"scan": True} if scan else {}
+            self._handle.enqueue_trial(fixed, user_attrs=attributes, skip_if_exists=True)
+
+    def join(self) -> None:
+        """Makes this process one of the study's drivers; `leave` ends that."""
+        self._driver = Driver(self.folder.drivers)
+
+    def leave(self) -> None:
+        """Queues again what this driver has not ended, and drives no more."""
+        if self._driver is not None:
+            self._driver.close()
+            self._driver = None
+            self.requeue_interrupted()
 
     def propose(
         self,
         space: Space,
         planned_costs: Callable[[Candidate], Mapping[str, float]],
         planned_dense: Mapping[str, float],
+        suggest: Callable[[], dict[str, Any]] | None = None,
     ) -> Proposal | None:
-        """The next candidate to train, or None once the budget is spent.
+        """What to evaluate next, or None while nothing is to be: see `over`.
 
         Candidates whose planned cost breaks a bound are recorded as infeasible on the way. Plans
         are worst cases, so a bound relative to dense compares them with the dense plan; what a
@@ -222,23 +299,34 @@ class Study:
             space: where candidates come from.
             planned_costs: prices a candidate before training.
             planned_dense: the same for the dense network.
+            suggest: gives the parameters of a new candidate (default: the study's sampler does).
 
         Raises:
             StudyError: hundreds of candidates in a row break the same bound.
         """
         blamed: Counter[str] = Counter()
         for _ in range(_PROPOSALS_PER_SUGGESTION):
-            if self.spent + len(self._running) >= self.config.study.trials:
-                return None
-            trial = self._handle.ask()
-            seed = trial.user_attrs.get("seed", _trial_seed(self.config.study.seed, trial.number))
+            again = self._next_rung()
+            if again is not None:
+                return again
+            trial = self._take(suggest)
+            if trial is None:
+                return self._next_rung(settle=True)
+            attributes = trial.user_attrs
+            seed = attributes.get("seed", _trial_seed(self.config.study.seed, trial.number))
             candidate = space.suggest(trial, seed)
             trial.set_user_attr("candidate", candidate.to_json())
             violations = self._violations(planned_costs(candidate), planned_dense)
             broken = [bound for bound, violation in violations.items() if violation > 0]
             if not broken:  # its constraints are written once, from what it measures
-                self._running[trial.number] = trial
-                return Proposal(number=trial.number, candidate=candidate)
+                self._open[trial.number] = _Open(
+                    trial=trial,
+                    candidate=candidate,
+                    rung=sum(key.startswith("rung.") for key in attributes),
+                    root=attributes.get("root", trial.number),
+                    scan=attributes.get("scan", False),
+                )
+                return self._proposal(trial.number)
             blamed.update(broken)
             for bound, violation in violations.items():
                 trial.set_constraint(bound, violation)
@@ -250,53 +338,183 @@ class Study:
             "loosen that constraint or widen the space"
         )
 
+    @property
+    def over(self) -> bool:
+        """Whether this driver has nothing left to do, now or later."""
+        return not self._open and self.exhausted is not None
+
+    @property
+    def exhausted(self) -> str | None:
+        """Why no further candidates are asked for; None while they are."""
+        goal = self.config.study
+        if self.spent >= goal.trials:
+            return f"{goal.trials} trials are spent"
+        if goal.epochs is not None and self.epochs >= goal.epochs:
+            return f"{goal.epochs} epochs of training are spent"
+        volumes = self._ledger.volumes
+        if goal.least_gain is not None and len(volumes) > goal.gain_trials:
+            before, now = volumes[-1 - goal.gain_trials], volumes[-1]
+            if now - before < goal.least_gain * before:
+                return (
+                    f"the hypervolume has grown by less than {goal.least_gain:g} of itself over "
+                    f"{goal.gain_trials} trials"
+                )
+        return None
+
     def finish(self, number: int, evaluation: Evaluation) -> None:
-        """Ends a trial with its evaluation."""
+        """Records what a trial measured on its rung, and decides what becomes of it."""
         broken = [name for name, value in evaluation.values.items() if not math.isfinite(value)]
         if broken:
             reason = f"{broken[0]} is {evaluation.values[broken[0]]}; allowed: a finite number"
             evaluation = Evaluation(status=FAILED, reason=reason, seconds=evaluation.seconds)
-        trial = self._running.pop(number)
-        trial.set_user_attr("evaluation", evaluation.to_json())
+        found = self._open[number]
         if evaluation.status == FAILED:
-            trial.set_user_attr("reason", evaluation.reason)
-            self._end(trial, TrialState.FAIL, FAILED)
+            del self._open[number]
+            found.trial.set_user_attr("evaluation", evaluation.to_json())
+            found.trial.set_user_attr("reason", evaluation.reason)
+            self._end(found.trial, TrialState.FAIL, FAILED)
             return
+        found.trial.set_user_attr("evaluation", evaluation.to_json())
+        row = {"epochs": evaluation.epochs, "values": dict(evaluation.values)}
+        found.trial.set_user_attr(f"rung.{found.rung}", row)
+        self._settle(number)
+
+    def _settle(self, number: int, *, hurry: bool = False) -> None:
+        """Ends a measured trial, sends it on, or lets it wait for more candidates on its rung."""
+        found, rungs = self._open[number], self.config.rungs
+        evaluation = found.trial.user_attrs["evaluation"]
+        if found.rung == len(rungs) - 1 and not found.scan:
+            self._close(number, COMPLETE)
+            return
+        violations = self._violations(evaluation["values"], self._dense_values())
+        further: bool | None = not found.scan and all(v <= 0 for v in violations.values())
+        if further:
+            mates = [v for n, v in self._rung_values(found.rung).items() if n != number]
+            further = goes_on(
+                evaluation["values"], mates, self.reference, self.config.fidelity.reduction
+            )
+        if further is None and not hurry:
+            found.waiting = True
+        elif further is False:
+            self._close(number, _PRUNED if rungs[found.rung] > 0 else _PROJECTED)
+        else:
+            found.rung, found.waiting, found.ready = found.rung + 1, False, True
+
+    def _close(self, number: int, outcome: str) -> None:
+        """Ends a measured trial."""
+        trial = self._open.pop(number).trial
+        measured = trial.user_attrs["evaluation"]["values"]
         known = self.trials()[number].constraints
-        for bound, violation in self._violations(evaluation.values, self._dense_values()).items():
+        for bound, violation in self._violations(measured, self._dense_values()).items():
             if bound not in known:
                 trial.set_constraint(bound, violation)
+        trial.set_user_attr("hypervolume", self._volume_with(number))
+        if outcome != COMPLETE:
+            self._end(trial, TrialState.PRUNED, outcome)
+            return
         trial.set_user_attr("status", COMPLETE)
-        self._handle.tell(trial, [evaluation.values[n] for n in self.config.study.objectives])
+        self._handle.tell(trial, [measured[name] for name in self.config.study.objectives])
+
+    def _volume_with(self, number: int) -> float:
+        """The hypervolume of the front and a trial that is about to end."""
+        trial = self.trials()[number]
+        points = [values(member) for member in self.front()]
+        if is_feasible(trial):
+            points.append(values(trial))
+        return hypervolume(points, self.reference)
+
+    def _next_rung(self, *, settle: bool = False) -> Proposal | None:
+        """A trial of this driver that goes on to its next rung.
+
+        Args:
+            settle: nobody new will come, so those who wait are settled now.
+        """
+        for number, found in list(self._open.items()):
+            if found.waiting:
+                self._settle(number, hurry=settle)
+        for number, found in list(self._open.items()):
+            if found.ready:
+                found.ready = False
+                return self._proposal(number)
+        return None
+
+    def _proposal(self, number: int) -> Proposal:
+        found = self._open[number]
+        return Proposal(number=number, candidate=found.candidate, rung=found.rung, root=found.root)
+
+    def _take(self, suggest: Callable[[], dict[str, Any]] | None) -> optuna.Trial | None:
+        """A new trial, if the budget still has one."""
+        with exclusive(self.folder.budget_lock):
+            self._ledger.read(self.trials())
+            waiting = self._ledger.waiting(self.trials())
+            scan = bool(waiting) and waiting[0].user_attrs.get("scan", False)
+            full = self.spent + self._ledger.running >= self.config.study.trials
+            if not scan and (full or self.exhausted is not None):
+                return None
+            if suggest is not None and not waiting:
+                self._handle.enqueue_trial(suggest())
+            trial = self._handle.ask()
+            if self._driver is not None:
+                trial.set_user_attr("driver", self._driver.name)
+            return trial
+
+    def _rung_values(self, rung: int) -> dict[int, Mapping[str, float]]:
+        """What all trials measured on a rung, by number."""
+        found = {}
+        for trial in self.trials():
+            row = trial.user_attrs.get(f"rung.{rung}")
+            if (
+                row is not None
+                and not trial.user_attrs.get("scan")
+                and status(trial) != _INTERRUPTED
+            ):
+                found[trial.number] = row["values"]
+        return found
 
     def requeue_interrupted(self) -> int:
-        """Ends trials that nobody runs any more and queues their parameters again.
-
-        Only for the process that drives the study: it takes every running trial for an orphan.
+        """Ends running trials whose driver is gone and queues their parameters again.
 
         Returns:
             How many there were.
         """
-        trials = self.trials()
-        queued = {trial.user_attrs.get("retry_of") for trial in trials}
-        orphans = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        self._running.clear()
-        for orphan in orphans:
-            if "evaluation" in orphan.user_attrs:  # measured, but not yet told
-                self._running[orphan.number] = optuna.Trial(self._handle, orphan._trial_id)
-                self.finish(orphan.number, Evaluation.from_json(orphan.user_attrs["evaluation"]))
-                continue
-            # Queued before it is ended, so that no crash in between can lose it.
-            if orphan.number not in queued:
-                attributes = {"retry_of": orphan.number}
-                if "candidate" in orphan.user_attrs:
-                    attributes["seed"] = orphan.user_attrs["candidate"]["seed"]
-                elif "seed" in orphan.user_attrs:
-                    attributes["seed"] = orphan.user_attrs["seed"]
-                fixed = orphan.system_attrs.get("fixed_params", {})
-                self._handle.enqueue_trial({**fixed, **orphan.params}, user_attrs=attributes)
-            self._handle.tell(orphan.number, state=TrialState.FAIL)
+        with exclusive(self.folder.budget_lock):
+            trials = self.trials()
+            queued = {trial.user_attrs.get("retry_of") for trial in trials}
+            orphans = [t for t in trials if t.state == TrialState.RUNNING and self._orphaned(t)]
+            for orphan in orphans:
+                self._open.pop(orphan.number, None)
+                self._requeue(orphan, queued)
         return len(orphans)
+
+    def _orphaned(self, trial: FrozenTrial) -> bool:
+        name = trial.user_attrs.get("driver")
+        return name is None or not is_alive(self.folder.drivers, name)
+
+    def _requeue(self, orphan: FrozenTrial, queued: set[int | None]) -> None:
+        known = orphan.user_attrs
+        if f"rung.{len(self.config.rungs) - 1}" in known:  # measured to the end, but not yet told
+            self._open[orphan.number] = _Open(
+                trial=optuna.Trial(self._handle, orphan._trial_id),
+                candidate=Candidate.from_json(known["candidate"]),
+                rung=len(self.config.rungs) - 1,
+                root=known.get("root", orphan.number),
+                scan=False,
+            )
+            self._settle(orphan.number)
+            return
+        if known.get("evaluation", {}).get("status") == FAILED:
+            self._end(optuna.Trial(self._handle, orphan._trial_id), TrialState.FAIL, FAILED)
+            return
+        # Queued before it is ended, so that no crash in between can lose it.
+        if orphan.number not in queued:
+            kept = {k: v for k, v in known.items() if k.startswith("rung.")}
+            kept |= {k: known[k] for k in ("seed", "scan", "evaluation") if k in known}
+            if "candidate" in known:
+                kept["seed"] = known["candidate"]["seed"]
+            kept |= {"retry_of": orphan.number, "root": known.get("root", orphan.number)}
+            fixed = orphan.system_attrs.get("fixed_params", {})
+            self._handle.enqueue_trial({**fixed, **orphan.params}, user_attrs=kept)
+        self._handle.tell(orphan.number, state=TrialState.FAIL)
 
     def _violations(
         self, found: Mapping[str, float], dense: Mapping[str, float]
@@ -318,6 +536,60 @@ class Study:
         return self.dense.values
 
 
+class _Ledger:
+    """What the ended trials amount to, read once each.
+
+    Args:
+        objectives: of the study.
+    """
+
+    def __init__(self, objectives: Sequence[str]) -> None:
+        self.counts: Counter[str] = Counter()
+        self.front: list[FrozenTrial] = []
+        self.epochs = 0
+        self.volumes: list[float] = []
+        """The hypervolume after each trial that counts against the budget."""
+        self.running = 0
+        """Trials under way that may come to count against the budget."""
+        self._objectives = objectives
+        self._read = 0
+        self._pending: list[int] = []
+        self._lock = threading.Lock()  # a driver samples in a thread of its own
+
+    def read(self, trials: Sequence[FrozenTrial]) -> None:
+        """Takes in what has ended since the last call."""
+        with self._lock:
+            self._take_in(trials)
+
+    def _take_in(self, trials: Sequence[FrozenTrial]) -> None:
+        pending, self._pending = [*self._pending, *range(self._read, len(trials))], []
+        self._read, self.running = len(trials), 0
+        for number in pending:
+            trial = trials[number]
+            if trial.state.is_finished():
+                self._count(trial)
+                continue
+            self._pending.append(number)
+            self.running += trial.state == TrialState.RUNNING and not trial.user_attrs.get("scan")
+
+    def waiting(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Queued trials, the next first."""
+        return [trials[n] for n in self._pending if trials[n].state == TrialState.WAITING]
+
+    def _count(self, trial: FrozenTrial) -> None:
+        outcome = status(trial)
+        self.counts[outcome] += 1
+        if outcome != _INTERRUPTED:
+            self.epochs += trial.user_attrs.get("evaluation", {}).get("epochs", 0)
+        if outcome in (COMPLETE, _PRUNED):
+            last = self.volumes[-1] if self.volumes else 0.0
+            self.volumes.append(max(last, trial.user_attrs.get("hypervolume", 0.0)))
+        if outcome in MEASURED and is_feasible(trial):
+            points = [values(member) for member in (*self.front, trial)]
+            members = (*self.front, trial)
+            self.front = [members[i] for i in nondominated(points, self._objectives)]
+
+
 def status(trial: FrozenTrial) -> str:
     """What came of a trial: a status of this module, or `running` or `waiting`."""
     if not trial.state.is_finished():
@@ -334,6 +606,11 @@ def is_feasible(trial: FrozenTrial) -> bool:
 def values(trial: FrozenTrial) -> dict[str, float]:
     """Everything that a complete trial measured, by objective."""
     return dict(trial.user_attrs["evaluation"]["values"])
+
+
+def root_of(trial: FrozenTrial) -> int:
+    """The trial whose files a trial goes on with: itself, or what it is the retry of."""
+    return int(trial.user_attrs.get("root", trial.number))
 
 
 def candidate_of(trial: FrozenTrial) -> Candidate:

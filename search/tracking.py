@@ -236,7 +236,7 @@ class MlflowMirror:
         front = {trial.number for trial in self.study.front()}
         for number, run_id in self._runs.items():
             has = bool(self._client.list_artifacts(run_id, _CHECKPOINT))
-            folder = self.study.folder.checkpoint(number)
+            folder = self.study.checkpoint(self.study.trials()[number])
             if number in front and not has and folder.is_dir():
                 self._client.log_artifacts(run_id, str(folder), _CHECKPOINT)
             if number not in front and has:

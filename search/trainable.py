@@ -1,6 +1,8 @@
 """What runs in a worker: one actor evaluates one candidate after the other."""
 
 import json
+import os
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from search.config import read_config
 from search.evaluate import FAILED, Evaluation, Problem, evaluate, load_problem
 from search.folder import StudyFolder
 from spaces.candidate import Candidate
+from trainers.fit import EpochReport
 
 __all__ = ["CandidateTrainable"]
 
@@ -22,7 +25,7 @@ class CandidateTrainable(tune.Trainable):
         """Loads the study's problem once per actor.
 
         Args:
-            config: `number` and `candidate` of the first trial.
+            config: `candidate`, `rung` and `root` of the first proposal.
             study: `config`, `storage` and `name` of the study.
         """
         import torch
@@ -41,17 +44,26 @@ class CandidateTrainable(tune.Trainable):
         """One whole evaluation; an unforeseen error fails this trial alone, with its reason."""
         import torch
 
-        number = int(self.config["number"])
+        root = int(self.config["root"])
         candidate = Candidate.from_json(self.config["candidate"])
         if self.problem is None:
             evaluation = Evaluation(status=FAILED, reason=f"the worker: {self.broken}")
             return {"evaluation": json.dumps(evaluation.to_json()), "done": True}
+        watch = _Watch(self.problem.config.ray.epoch_limit_s)
         try:
             evaluation = evaluate(
-                self.problem, candidate, self.folder.dense_weights, self.folder.checkpoint(number)
+                self.problem,
+                candidate,
+                self.folder.dense_weights,
+                self.folder.checkpoint(root),
+                rung=int(self.config["rung"]),
+                state=self.folder.training(root),
+                report=watch.renew,
             )
         except Exception as error:
             evaluation = Evaluation(status=FAILED, reason=_reason(error))
+        finally:
+            watch.stop()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return {"evaluation": json.dumps(evaluation.to_json()), "done": True}
@@ -60,6 +72,32 @@ class CandidateTrainable(tune.Trainable):
         """Takes the next candidate; nothing of the last one is kept but data."""
         self.config = new_config
         return True
+
+
+class _Watch:
+    """Ends this process if it is not renewed in time: nothing else stops a call that hangs.
+
+    Args:
+        limit_s: seconds between two renewals; None for no limit.
+    """
+
+    def __init__(self, limit_s: float | None) -> None:
+        self.limit_s = limit_s
+        self._timer: threading.Timer | None = None
+        self.renew()
+
+    def renew(self, _: EpochReport | None = None) -> None:
+        """Begins the time anew."""
+        self.stop()
+        if self.limit_s is not None:
+            self._timer = threading.Timer(self.limit_s, os._exit, [1])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def stop(self) -> None:
+        """Watches no more."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 def _reason(error: Exception) -> str:

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -50,6 +51,8 @@ def fit(
     seed: int,
     teacher: nn.Module | None = None,
     state_path: Path | None = None,
+    restarts: Sequence[int] = (),
+    stop_after: int | None = None,
     report: Callable[[EpochReport], None] | None = None,
 ) -> FitResult:
     """Trains a network in place under a method's hooks.
@@ -66,6 +69,9 @@ def fit(
             from; needed where that is above 0.
         state_path: where the state after each epoch is kept; training resumes from it if it is
             there, bit for bit.
+        restarts: epochs, ascending, before which the learning rate's schedule begins anew, so that
+            the network is worth measuring after each of them.
+        stop_after: how many of the epochs to train now; a later call goes on from `state_path`.
         report: called after each epoch.
 
     Raises:
@@ -86,13 +92,16 @@ def fit(
     reports: list[EpochReport] = []
     torch.manual_seed(seed)
     settings = {**asdict(config), "peak": learning_rate, "seed": seed, "until": epochs}
+    settings |= {"restarts": list(restarts)} if restarts else {}
+    bounds = [0, *restarts, epochs]
     if state_path is not None and state_path.exists():
         done = load_training(state_path, network, optimiser, method, settings)
         reports = [EpochReport(**fields) for fields in done]
-    for epoch in range(len(reports), epochs):
+    for epoch in range(len(reports), epochs if stop_after is None else stop_after):
         started = time.perf_counter()
+        cycle = next((a, b) for a, b in pairwise(bounds) if epoch < b)
         loss = _train_epoch(
-            network, batches, optimiser, method, config, epoch, epochs, learning_rate, teacher
+            network, batches, optimiser, method, config, epoch, cycle, learning_rate, teacher
         )
         method.after_epoch(epoch)
         seconds = time.perf_counter() - started
@@ -113,17 +122,18 @@ def _train_epoch(
     method: Method,
     config: TrainConfig,
     epoch: int,
-    epochs: int,
+    cycle: tuple[int, int],
     learning_rate: float,
     teacher: nn.Module | None,
 ) -> float:
-    """One epoch; the losses are read back once, at its end."""
+    """One epoch of a cycle of the schedule; the losses are read back once, at its end."""
     network.train()
     augment = AUGMENTATIONS[config.augment]
     half = config.precision == "bfloat16"
     losses: list[Tensor] = []
     for step, (images, labels) in enumerate(batches.epoch(epoch)):
-        share = (epoch * len(batches) + step) / (epochs * len(batches))
+        done = (epoch - cycle[0]) * len(batches) + step
+        share = done / ((cycle[1] - cycle[0]) * len(batches))
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * _schedule(config.schedule, share)
         images = augment(images).contiguous(memory_format=MEMORY_FORMATS[config.memory_format])

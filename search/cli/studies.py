@@ -139,7 +139,7 @@ def export(
 
     study = Study.open(StudyFolder(storage, name))
     trial = _selected(study, select)
-    checkpoint = study.folder.checkpoint(trial.number)
+    checkpoint = study.checkpoint(trial)
     test = load_dataset(study.config.data).test
     dense = study.dense
     assert dense is not None  # a study with a front has its baseline

@@ -161,6 +161,7 @@ def test_sections_are_the_ones_of_the_manual() -> None:
         "space",
         "hardware",
         "train",
+        "fidelity",
         "robustness",
         "ray",
         "mlflow",

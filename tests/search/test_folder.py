@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +9,9 @@ from search.folder import StudyFolder, study_names
 from tests.search.fakes import new_study
 
 _HOLD = """
-import fcntl, os, sys
+import fcntl, sys
 lock = open(sys.argv[1], "a+")
 fcntl.flock(lock, fcntl.LOCK_EX)
-lock.truncate(0)
-lock.write(str(os.getpid()))
-lock.flush()
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -29,6 +25,9 @@ def test_everything_of_a_study_lies_below_its_folder(tmp_path: Path) -> None:
         folder.dense_checkpoint,
         folder.ray_results,
         folder.checkpoint(3),
+        folder.training(3),
+        folder.drivers,
+        folder.budget_lock,
     ]
     assert all(path.is_relative_to(tmp_path / "s") for path in paths)
     assert len(set(paths)) == len(paths)
@@ -76,7 +75,7 @@ def test_studies_are_listed_by_name(tmp_path: Path) -> None:
     assert study_names(tmp_path) == ["a.1", "b"]
 
 
-def test_study_that_another_process_drives_is_refused(tmp_path: Path) -> None:
+def test_one_process_leads_until_it_is_gone(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path, "s")
     folder.make()
     holder = subprocess.Popen(
@@ -88,31 +87,21 @@ def test_study_that_another_process_drives_is_refused(tmp_path: Path) -> None:
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with (
-            pytest.raises(StudyError, match=f"run by process {holder.pid};"),
-            folder.driving(),
-        ):
-            pass
+        assert folder.take_the_lead() is None
         holder.kill()
-    with folder.driving():  # the lock died with its process
-        assert (folder.path / "driver.lock").read_text() == str(os.getpid())
-
-
-def test_study_is_free_again_after_its_driver(tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path, "s")
-    folder.make()
     for _ in range(2):
-        with folder.driving():
-            pass
-    with pytest.raises(KeyError), folder.driving():
-        raise KeyError
-    with folder.driving():
-        pass
+        lead = folder.take_the_lead()
+        assert lead is not None
+        assert folder.take_the_lead() is None
+        lead.close()
 
 
-def test_two_studies_are_driven_side_by_side(tmp_path: Path) -> None:
-    one, other = StudyFolder(tmp_path, "a"), StudyFolder(tmp_path, "b")
-    one.make()
-    other.make()
-    with one.driving(), other.driving():
-        pass
+def test_two_studies_have_a_leader_each(tmp_path: Path) -> None:
+    leads = []
+    for name in ("a", "b"):
+        folder = StudyFolder(tmp_path, name)
+        folder.make()
+        leads.append(folder.take_the_lead())
+    for lead in leads:
+        assert lead is not None
+        lead.close()

@@ -51,7 +51,13 @@ def test_pareto_json_has_exactly_the_documented_keys(filled: Study) -> None:
     assert found["reference"] == filled.reference
     assert found["hypervolume"] == filled.hypervolume() > 0
     assert found["dense"] == {"values": {"accuracy": 0.9, **dict.fromkeys(COSTS, 1.0)}}
-    assert found["trials"] == {"complete": 3, "pruned": 0, "failed": 1, "infeasible": 1}
+    assert found["trials"] == {
+        "complete": 3,
+        "pruned": 0,
+        "failed": 1,
+        "infeasible": 1,
+        "projected": 0,
+    }
     first, second = found["front"]
     assert set(first) == {"number", "run_id", "values", "candidate", "adc_bits"}
     assert (first["number"], first["run_id"]) == (1, "abc123")

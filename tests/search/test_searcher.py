@@ -30,7 +30,7 @@ def test_suggestion_carries_number_and_candidate(study: Study) -> None:
     searcher = searcher_of(study)
     config = searcher.suggest("t1")
     assert isinstance(config, dict)
-    assert set(config) == {"number", "candidate"}
+    assert set(config) == {"number", "candidate", "rung", "root"}
     assert json.loads(json.dumps(config)) == config
     assert Candidate.from_json(config["candidate"]).layers["fc1"].nonzeros
     assert searcher.numbers == {"t1": config["number"]}
@@ -91,6 +91,8 @@ def test_trial_stopped_from_outside_stays_open_and_runs_again(study: Study) -> N
 def test_spent_budget_finishes_the_search(tmp_path: Path) -> None:
     searcher = searcher_of(new_study(tmp_path, trials=1))
     searcher.suggest("t1")
+    assert searcher.suggest("t2") is None  # another may come in its place, should it be projected
+    searcher.on_trial_complete("t1", result_of(done(0.8, 0.5)))
     assert searcher.suggest("t2") == Searcher.FINISHED
     assert searcher.error is None
 

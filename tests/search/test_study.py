@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,13 @@ def test_running_and_waiting_trials_say_so(study: Study) -> None:
     propose(study)
     assert [status(t) for t in study.trials()] == ["running"]
     assert study.ended() == []
-    assert study.counts() == {"complete": 0, "pruned": 0, "failed": 0, "infeasible": 0}
+    assert study.counts() == {
+        "complete": 0,
+        "pruned": 0,
+        "failed": 0,
+        "infeasible": 0,
+        "projected": 0,
+    }
 
 
 def test_budget_is_counted_on_the_study(tmp_path: Path) -> None:
@@ -187,7 +194,13 @@ def test_infeasible_candidates_never_train_and_do_not_count(tmp_path: Path) -> N
     study.enqueue([{"x": 100}, {"x": 31}, {"x": 30}])
     proposal = propose(study)
     assert proposal.number == 2  # exactly on the bound
-    assert study.counts() == {"complete": 0, "pruned": 0, "failed": 0, "infeasible": 2}
+    assert study.counts() == {
+        "complete": 0,
+        "pruned": 0,
+        "failed": 0,
+        "infeasible": 2,
+        "projected": 0,
+    }
     assert study.spent == 0
     for number in (0, 1):
         found = trial(study, number)
@@ -448,3 +461,155 @@ def test_sampler_of_a_small_study_has_few_random_starts() -> None:
     for trials in (1, 4, 30, 1000):
         sampler = search.study._sampler(study_config(sampler="nsga2", trials=trials))
         assert 4 <= sampler._population_size <= 50
+
+
+# Rungs.
+
+RUNGS = {"fidelity": {"projection": True, "rungs": [1]}, "train": {"epochs": 4}}
+
+
+def measured(accuracy: float, cost: float, epochs: int) -> Evaluation:
+    return replace(done(accuracy, cost), epochs=epochs)
+
+
+def test_candidate_is_measured_on_one_rung_after_the_other(tmp_path: Path) -> None:
+    study = new_study(tmp_path, {**RUNGS, "fidelity": {"rungs": [1, 2], "reduction": 2}}, trials=3)
+    assert study.config.rungs == (1, 2, 4)
+    first, second = propose(study), propose(study)
+    assert (first.rung, second.rung) == (0, 0)
+    study.finish(first.number, measured(0.8, 0.5, 1))
+    assert status(trial(study, first.number)) == "running"  # nobody to compare it with
+    study.finish(second.number, measured(0.7, 0.6, 1))
+    assert status(trial(study, second.number)) == "pruned"
+    again = propose(study)
+    assert (again.number, again.rung, again.candidate) == (first.number, 1, first.candidate)
+    assert study.counts() == {
+        "complete": 0,
+        "pruned": 1,
+        "failed": 0,
+        "infeasible": 0,
+        "projected": 0,
+    }
+    assert [t.number for t in study.front()] == [second.number]
+
+
+def test_last_candidates_do_not_wait_for_others(tmp_path: Path) -> None:
+    study = new_study(tmp_path, RUNGS, trials=1)
+    first = propose(study)
+    for rung, epochs in enumerate((0, 1, 4)):
+        study.finish(first.number, measured(0.8, 0.5, epochs))
+        if rung < 2:
+            assert propose(study).rung == rung + 1
+    assert study.propose(Ladder(), price, DENSE_VALUES) is None
+    assert study.over
+    assert (study.spent, study.epochs, study.counts()["complete"]) == (1, 4, 1)
+
+
+def test_projected_candidates_do_not_count(tmp_path: Path) -> None:
+    study = new_study(tmp_path, {**RUNGS, "fidelity": {"projection": True, "reduction": 2}})
+    proposals = [propose(study) for _ in range(4)]
+    for proposal, cost in zip(proposals, (0.2, 0.3, 0.4, 0.5), strict=True):
+        study.finish(proposal.number, measured(0.8, cost, 0))
+    assert study.counts()["projected"] == 3  # all but the cheapest
+    assert (study.spent, study.epochs) == (0, 0)
+    again = propose(study)
+    assert (again.number, again.rung) == (proposals[0].number, 1)
+
+
+def spend(study: Study, space: Any = None) -> int:
+    """Drives a study to its end; returns how many evaluations that took."""
+    evaluations = 0
+    while not study.over:
+        proposal = study.propose(space or Ladder(), price, DENSE_VALUES)
+        assert proposal is not None
+        cost = price(proposal.candidate)["area"]
+        epochs = study.config.rungs[proposal.rung]
+        accuracy = 0.9 - 0.09 * (1 - cost) ** 2 - 0.05 / (1 + epochs)
+        study.finish(proposal.number, measured(accuracy, cost, epochs))
+        evaluations += 1
+    return evaluations
+
+
+def test_budget_is_met_exactly_on_rungs_and_most_candidates_are_stopped(tmp_path: Path) -> None:
+    study = new_study(tmp_path, RUNGS, trials=30)
+    spend(study)
+    assert study.spent == 30
+    counts = study.counts()
+    assert counts["complete"] <= 0.6 * 30
+    assert counts["projected"] >= 30
+    assert all(t.state.is_finished() for t in study.trials())
+
+
+def test_interrupted_candidate_goes_on_from_its_rung_with_its_files(tmp_path: Path) -> None:
+    study = new_study(tmp_path, RUNGS, trials=1)
+    first = propose(study)
+    study.finish(first.number, measured(0.7, 0.5, 0))
+    assert propose(study).rung == 1
+    again = reopened(study)
+    assert again.requeue_interrupted() == 1
+    found = propose(again)
+    assert (found.rung, found.root, found.candidate) == (1, first.number, first.candidate)
+    assert found.number != first.number
+    assert again.checkpoint(trial(again, found.number)) == again.folder.checkpoint(first.number)
+    again.finish(found.number, measured(0.75, 0.5, 1))
+    third = reopened(again)
+    third.requeue_interrupted()
+    assert (propose(third).rung, propose_none(third)) == (2, None)
+
+
+def propose_none(study: Study) -> Any:
+    return study.propose(Ladder(), price, DENSE_VALUES)
+
+
+def test_two_drivers_share_one_budget_to_the_trial(tmp_path: Path) -> None:
+    one = new_study(tmp_path, RUNGS, trials=11)
+    one.join()
+    other = reopened(one)
+    other.join()
+    drivers, ended = [one, other], 0
+    while not all(driver.over for driver in drivers):
+        ended += 1
+        assert ended < 500
+        driver = drivers[ended % 2]
+        proposal = driver.propose(Ladder(), price, DENSE_VALUES)
+        if proposal is not None:
+            cost = price(proposal.candidate)["area"]
+            epochs = driver.config.rungs[proposal.rung]
+            driver.finish(proposal.number, measured(0.9 * cost**0.5, cost, epochs))
+    assert one.spent == other.spent == 11
+    one.leave()
+    other.leave()
+    assert "interrupted" not in {status(t) for t in one.trials()}
+
+
+def test_driver_takes_nothing_from_one_that_lives(tmp_path: Path) -> None:
+    one = new_study(tmp_path)
+    one.join()
+    lost = propose(one).candidate
+    other = reopened(one)
+    assert other.requeue_interrupted() == 0
+    one.leave()
+    assert propose(other).candidate == lost
+
+
+def test_study_ends_by_its_epochs(tmp_path: Path) -> None:
+    study = new_study(tmp_path, RUNGS, trials=100, epochs=20)
+    spend(study)
+    assert 20 <= study.epochs <= 24
+    assert study.exhausted == "20 epochs of training are spent"
+
+
+def test_study_ends_when_the_hypervolume_no_longer_grows(tmp_path: Path) -> None:
+    study = new_study(tmp_path, trials=200, least_gain=0.01, gain_trials=5)
+    evaluate_all(study)
+    assert 5 < study.spent < 200
+    assert "less than 0.01 of itself over 5 trials" in str(study.exhausted)
+
+
+def test_scanned_candidates_are_projected_and_never_trained(tmp_path: Path) -> None:
+    study = new_study(tmp_path, RUNGS, trials=1)
+    study.enqueue([{"x": 10}, {"x": 90}], scan=True)
+    for _ in range(2):
+        study.finish(propose(study).number, measured(0.8, 0.5, 0))
+    assert [status(t) for t in study.trials()] == ["projected"] * 2
+    assert propose(study).rung == 0

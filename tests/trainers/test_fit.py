@@ -362,8 +362,7 @@ def test_channels_last_trains_the_same_network(name: str) -> None:
     for memory_format in ("contiguous", "channels_last"):
         network = made()
         targets = {
-            key: replace(target, **strengths)
-            for key, target in toy_targets(network).items()
+            key: replace(target, **strengths) for key, target in toy_targets(network).items()
         }
         method = build_method(name, METHODS[name].config(), targets)
         run(network, method, epochs=1, config=replace(CONFIG, memory_format=memory_format))

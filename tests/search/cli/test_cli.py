@@ -504,16 +504,11 @@ def test_name_that_is_taken_is_refused(run: Run, study: Study) -> None:
     assert "crossfront resume tiny" in message
 
 
-def test_study_that_is_being_run_is_not_resumed(run: Run, study: Study) -> None:
-    with study.folder.driving():
-        message = one_line(run("resume", "tiny"))
-    assert "study 'tiny' is being run by process" in message
-
-
 def test_study_that_is_being_run_is_not_reconfigured(run: Run, study: Study) -> None:
     with (study.folder.path / "driver.lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        one_line(run("resume", "tiny", "--max-trials", 99))
+        message = one_line(run("resume", "tiny", "--max-trials", 99))
+    assert "study 'tiny' is being run by another process; its trials can be changed" in message
     assert Study.open(study.folder).config.study.trials == 12
 
 
@@ -532,7 +527,13 @@ def test_pareto_json_is_the_documented_one(run: Run, study: Study) -> None:
         "front",
     }
     assert [member["number"] for member in found["front"]] == [0, 1]
-    assert found["trials"] == {"complete": 4, "pruned": 0, "failed": 1, "infeasible": 0}
+    assert found["trials"] == {
+        "complete": 4,
+        "pruned": 0,
+        "failed": 1,
+        "infeasible": 0,
+        "projected": 0,
+    }
     assert found["dense"]["values"]["accuracy"] == 0.9
 
 
