@@ -43,7 +43,7 @@ __all__ = [
     "read_config",
 ]
 
-SAMPLERS = ("tpe", "nsga2", "gp", "random")
+SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "random", "surrogate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,8 @@ class StudySection:
     over the last `gain_trials` trials (default: never)."""
     gain_trials: int = 20
     sampler: str = "tpe"
-    """`tpe`, `nsga2`, `gp` (for small studies) or `random`."""
+    """`tpe`, `nsga2`, `nsga3`, `gp` (for small studies), `random`, or `surrogate`: a model of
+    accuracy alone beside the exact costs, for few trials or many layers."""
     seed: int = 0
     uniform_starts: bool = True
     """Begin with the same strength in every layer, one candidate per strength."""
@@ -165,8 +166,9 @@ class FidelityConfig:
     reduction: int = 3
     """One in so many candidates goes on from a rung: those that the fewest others of the rung
     dominate."""
-    scan: bool = False
-    """Begin with each choice of each dimension alone, everything else at its mildest, projected."""
+    scan: int = 0
+    """Begin with so many choices of each layer's dimensions alone, everything else at its mildest,
+    projected. What `study.sampler = "surrogate"` learns from first."""
 
     def __post_init__(self) -> None:
         for epochs in self.rungs:
@@ -176,8 +178,11 @@ class FidelityConfig:
                 f"fidelity.rungs is {list(self.rungs)}; allowed: ascending epochs without repeats"
             )
         check_number("fidelity.reduction", self.reduction, low=2, integer=True)
+        check_number("fidelity.scan", self.scan, low=0, integer=True)
         if self.scan and not self.projection:
-            raise ConfigError("fidelity.scan is True; allowed with fidelity.projection only")
+            raise ConfigError(
+                f"fidelity.scan is {self.scan}; allowed without fidelity.projection: 0"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,6 +325,15 @@ class StudyConfig:
                 "or ir_drop in [robustness]"
             )
 
+        if self.study.sampler == "surrogate" and (
+            "accuracy" not in self.study.objectives
+            or "robust_accuracy" in self.study.objectives
+            or len(self.study.objectives) < 2
+        ):
+            raise ConfigError(
+                f"study.sampler is 'surrogate' with the objectives "
+                f"{', '.join(self.study.objectives)}; allowed: accuracy and one or more costs"
+            )
         late = [epochs for epochs in self.fidelity.rungs if epochs >= self.train.epochs]
         if late:
             raise ConfigError(

@@ -10,7 +10,7 @@ from hwmodel.errors import OutOfRangeError
 from hwmodel.layers import AnyLayer, layer_from_json, split_layers
 from search.evaluate import Evaluation
 from search.objectives import ACCURACIES, COSTS
-from search.study import Study, candidate_of, status, values
+from search.study import MEASURED, Study, candidate_of, status, values
 from search.units import AXES, display_name, display_value
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["front_figures", "hardware_figures"]
 
 def front_figures(study: Study) -> "list[go.Figure]":
     """Accuracy against each cost: the front, the other trials and the dense network."""
-    complete = [trial for trial in study.ended() if status(trial) == "complete"]
+    complete = [trial for trial in study.ended() if status(trial) in MEASURED]
     objectives = study.config.study.objectives
     costs = [name for name in objectives if name in COSTS] or ["area"]
     goals = [name for name in objectives if name in ACCURACIES] or ["accuracy"]

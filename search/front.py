@@ -33,12 +33,18 @@ def hypervolume(points: Sequence[Values], reference: Values) -> float:
     return float(moocore.hypervolume(np.array(scaled), ref=np.ones(len(reference))))
 
 
-def contributions(points: Sequence[Values], reference: Values) -> list[float]:
-    """What `hypervolume` would lose without each point; equal points share nothing."""
+def contributions(points: Sequence[Values], objectives: Sequence[str]) -> list[float]:
+    """What the points' own hypervolume would lose without each.
+
+    Each objective is scaled from the best of the points to the worst, and the reference lies a
+    tenth beyond the worst.
+    """
     if not points:
         return []
-    scaled = [[_scaled(point, reference, name) for name in reference] for point in points]
-    found = moocore.hv_contributions(np.array(scaled), ref=np.ones(len(reference)))
+    losses = _losses(points, objectives)
+    span = np.ptp(losses, axis=0)
+    scaled = (losses - losses.min(axis=0)) / np.where(span > 0, span, 1.0)
+    found = moocore.hv_contributions(scaled, ref=np.full(len(objectives), 1.1))
     return [float(share) for share in found]
 
 

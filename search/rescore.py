@@ -7,10 +7,10 @@ from optuna.trial import FrozenTrial
 from hwmodel.accelerator import CostModel
 from hwmodel.errors import StudyError
 from hwmodel.layers import layer_from_json
-from search.evaluate import COMPLETE, Evaluation
+from search.evaluate import Evaluation
 from search.front import hypervolume, nondominated
 from search.objectives import COSTS, cost_values
-from search.study import Study, status
+from search.study import MEASURED, Study, status
 
 __all__ = ["Rescored", "rescore"]
 
@@ -50,7 +50,7 @@ def rescore(study: Study, law: str) -> Rescored:
     dense = _values(study.dense, model, "the dense baseline")
     priced = []
     for trial in study.trials():
-        if status(trial) == COMPLETE:
+        if status(trial) in MEASURED:
             evaluation = Evaluation.from_json(trial.user_attrs["evaluation"])
             found = _values(evaluation, model, f"trial {trial.number}")
             if all(bound.violation(found, dense) <= 0 for bound in study.config.study.bounds):

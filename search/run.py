@@ -219,8 +219,11 @@ def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
         torch.set_num_threads(threads)
     if dense.status == FAILED:
         raise StudyError(f"the dense baseline failed: {dense.reason}")
+    space = make_space(problem)
+    if study.config.fidelity.scan:
+        study.enqueue(space.scan(study.config.fidelity.scan), scan=True)
     if study.config.study.uniform_starts:
-        study.enqueue(make_space(problem).starts())
+        study.enqueue(space.starts())
     study.set_dense(dense)
     seconds = time.perf_counter() - started
     display.message(f"dense accuracy {dense.values['accuracy']:.4f} after {seconds:.0f} s")
@@ -245,7 +248,12 @@ def _search(
         display.update(study)
 
     config = study.config.ray
-    searcher = StudySearcher(study, make_space(problem), problem, on_change)
+    space, sampler = make_space(problem), None
+    if study.config.study.sampler == "surrogate":
+        from search.surrogate import SurrogateSampler
+
+        sampler = SurrogateSampler(study, space, problem)
+    searcher = StudySearcher(study, space, problem, on_change, sampler)
     context = {
         "config": study.config.to_json(),
         "storage": str(study.folder.storage.resolve()),

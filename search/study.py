@@ -106,6 +106,7 @@ class Study:
         self.folder = folder
         self.config = config
         self._handle = handle
+        self._dense: Evaluation | None = None
         self._driver: Driver | None = None
         self._open: dict[int, _Open] = {}
         self._ledger = _Ledger(config.study.objectives)
@@ -184,12 +185,15 @@ class Study:
     @property
     def dense(self) -> Evaluation | None:
         """The dense baseline, once it has been evaluated."""
-        fields = self._handle.user_attrs.get(_DENSE)
-        return None if fields is None else Evaluation.from_json(fields)
+        if self._dense is None:
+            fields = self._handle.user_attrs.get(_DENSE)
+            self._dense = None if fields is None else Evaluation.from_json(fields)
+        return self._dense
 
     def set_dense(self, evaluation: Evaluation) -> None:
         """Records the dense baseline."""
         self._handle.set_user_attr(_DENSE, evaluation.to_json())
+        self._dense = evaluation
 
     @property
     def reference(self) -> dict[str, float]:
@@ -389,9 +393,16 @@ class Study:
         violations = self._violations(evaluation["values"], self._dense_values())
         further: bool | None = not found.scan and all(v <= 0 for v in violations.values())
         if further:
-            mates = [v for n, v in self._rung_values(found.rung).items() if n != number]
+            mates = self._rung_values(found.rung)
+            del mates[number]
+            above = {*self._rung_values(found.rung + 1)}
+            above |= {n for n, other in self._open.items() if other.rung > found.rung}
             further = goes_on(
-                evaluation["values"], mates, self.reference, self.config.fidelity.reduction
+                evaluation["values"],
+                list(mates.values()),
+                self.config.study.objectives,
+                self.config.fidelity.reduction,
+                gone_on=len(above & mates.keys()),
             )
         if further is None and not hurry:
             found.waiting = True
@@ -459,7 +470,7 @@ class Study:
             return trial
 
     def _rung_values(self, rung: int) -> dict[int, Mapping[str, float]]:
-        """What all trials measured on a rung, by number."""
+        """What all trials measured on a rung, by number, oldest first."""
         found = {}
         for trial in self.trials():
             row = trial.user_attrs.get(f"rung.{rung}")
@@ -630,6 +641,10 @@ def _sampler(config: StudyConfig, asked: int = 0) -> optuna.samplers.BaseSampler
         return optuna.samplers.RandomSampler(seed=seed)
     if name == "nsga2":
         return optuna.samplers.NSGAIISampler(
+            seed=seed, population_size=min(50, max(4, trials // 4))
+        )
+    if name == "nsga3":
+        return optuna.samplers.NSGAIIISampler(
             seed=seed, population_size=min(50, max(4, trials // 4))
         )
     if name == "gp":

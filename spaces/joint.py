@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from hwmodel.circulant import LARGEST_BLOCK, fitting_block
-from hwmodel.crossbar import CrossbarPlan, CrossbarSpec, lossless_adc_bits, worst_level_sum
+from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
 from hwmodel.errors import ConfigError
 from hwmodel.geometry import LayerShape, whole_crossbars
 from spaces.candidate import Candidate, LayerSetting
 from spaces.space import Suggester
+from spaces.strength import KINDS, dense_adc_bits
 from trainers.methods import STRENGTHS, method_entry
 
 __all__ = ["JointSpace", "LayerSpace", "SpaceConfig"]
@@ -174,12 +175,8 @@ class JointSpace:
 
     def starts(self) -> list[dict[str, Any]]:
         """The same step of every layer's choices, mildest first, on the base's own crossbar."""
-        config, base = self.config, self.base
-        sizes = {
-            name: _nearest(getattr(config, name), getattr(base, name))
-            for name in ("wordlines", "bitlines", "cell_bits", "dac_bits")
-        }
         starts = []
+        sizes = self._base_sizes()
         for index, method in enumerate(self.methods):
             known = [name for name in method_entry(method).settings if name in STRENGTHS]
             choices = [getattr(c, name) or () for c in self._choices.values() for name in known]
@@ -188,6 +185,37 @@ class JointSpace:
                 self.suggest(fixed, seed=0)
                 starts.append(fixed.parameters)
         return starts
+
+    def scan(self, steps: int) -> list[dict[str, Any]]:
+        """Each dimension of each layer alone, on the base's own crossbar, the rest at its mildest.
+
+        Args:
+            steps: choices to try of each dimension, the strongest first and the rest spread evenly;
+                its mildest is not one of them.
+        """
+        found = []
+        sizes = self._base_sizes()
+        for index in range(len(self.methods)):
+            mildest = _Mildest({**sizes, "method": index})
+            self.suggest(mildest, seed=0)
+            found.append(mildest.parameters)
+            for name in mildest.parameters:
+                kind = name.split(".")[-1]
+                if kind not in KINDS:
+                    continue
+                others = [v for v in mildest.choices[name] if v != mildest.parameters[name]]
+                if kind == "block_size":
+                    others.reverse()
+                stride = max(1, -(-len(others) // steps))
+                found += [{**mildest.parameters, name: value} for value in others[::stride]]
+        return found
+
+    def _base_sizes(self) -> dict[str, int]:
+        """The choices nearest to the base's own crossbar."""
+        return {
+            name: _nearest(getattr(self.config, name), getattr(self.base, name))
+            for name in ("wordlines", "bitlines", "cell_bits", "dac_bits")
+        }
 
     def _layer_choices(self, name: str) -> LayerSpace:
         """The choices of one layer; the first and last layers have defaults of their own."""
@@ -230,7 +258,7 @@ class JointSpace:
         per_crossbar = spec.bitlines // spec.bitlines_per_output if whole else 1
         idle: dict[str, Callable[[Any], bool]] = {
             "nonzeros": lambda count: count >= segment,
-            "adc_bits": lambda bits: bits >= _dense_bits(spec, segment),
+            "adc_bits": lambda bits: bits >= dense_adc_bits(spec, segment),
             "kept_weights": lambda share: share == 1,
             "weight_levels": lambda levels: levels >= spec.weight_limit,
             "block_size": lambda size: fitting_block(size, shape.inputs, shape.outputs) == 1,
@@ -271,10 +299,20 @@ class _Uniform:
         return value
 
 
-def _dense_bits(spec: CrossbarSpec, rows: int) -> int:
-    """ADC bits of a segment in which every weight is as large as it can be."""
-    sums = [worst_level_sum(spec, index, rows, rows) for index in range(spec.slice_count)]
-    return lossless_adc_bits(max(sums), spec.dac_bits)
+class _Mildest:
+    """A suggester of what prunes least; it records the parameters and their choices."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.sizes = sizes
+        self.parameters: dict[str, int] = {}
+        self.choices: dict[str, range] = {}
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        kind = name.split(".")[-1]
+        mild = low if kind == "block_size" else high
+        self.parameters[name] = self.sizes.get(kind, mild)
+        self.choices[name] = range(low, high + 1)
+        return self.parameters[name]
 
 
 def _nearest(choices: Sequence[int], wanted: int) -> int:

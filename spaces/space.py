@@ -1,10 +1,12 @@
 """The define-by-run protocol of search spaces."""
 
+from collections.abc import Mapping
+from random import Random
 from typing import Any, Protocol
 
 from spaces.candidate import Candidate
 
-__all__ = ["Space", "Suggester"]
+__all__ = ["Drawn", "Space", "Suggester"]
 
 
 class Suggester(Protocol):
@@ -22,3 +24,37 @@ class Space(Protocol):
 
     def starts(self) -> list[dict[str, Any]]:
         """Parameters of a few candidates worth trying first."""
+
+    def scan(self, steps: int) -> list[dict[str, Any]]:
+        """Parameters of candidates that change one thing each, in so many steps."""
+
+
+class Drawn:
+    """A suggester that draws at random, or near a parent; it records the parameters.
+
+    Args:
+        random: draws.
+        parent: parameters to stay near; None to draw evenly.
+        change: the chance that a parameter of the parent is changed: half of the time to the next
+            choice, otherwise to any.
+    """
+
+    def __init__(
+        self, random: Random, parent: Mapping[str, int] | None = None, change: float = 0.2
+    ) -> None:
+        self._random = random
+        self._parent = parent or {}
+        self._change = change
+        self.parameters: dict[str, int] = {}
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """The parent's choice, one near it, or any."""
+        value = self._random.randint(low, high)
+        known = self._parent.get(name)
+        if known is not None:
+            if self._random.random() >= self._change:
+                value = known
+            elif self._random.random() < 0.5:
+                value = known + self._random.choice((-1, 1))
+        self.parameters[name] = min(max(value, low), high)
+        return self.parameters[name]

@@ -228,11 +228,11 @@ def _timing(study: Study, outcome: Outcome) -> list[str]:
 
 
 def _trial_line(study: Study, trial: Any) -> str:
-    from search.study import status
+    from search.study import MEASURED, status
 
     outcome = status(trial)
     head = f"[{study.spent}/{study.config.study.trials}] trial {trial.number} {outcome}"
-    if outcome != "complete":
+    if outcome not in MEASURED:
         return f"{head}: {trial.user_attrs.get('reason', '')}"
     found = values(trial)
     shown = [f"{n} {display_value(n, found[n])}" for n in study.config.study.objectives]

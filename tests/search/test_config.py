@@ -58,7 +58,10 @@ def load(folder: Path, text: str, **overrides: Any) -> StudyConfig:
         ("[study]\nname = 'a/b'", "study.name is 'a/b'"),
         ("[study]\nname = '..'", "study.name is '..'"),
         ("[study]\nname = 'ä'", "study.name is 'ä'"),
-        ("[study]\nsampler = 'grid'", "study.sampler is 'grid'; allowed: tpe, nsga2, gp, random"),
+        (
+            "[study]\nsampler = 'grid'",
+            "study.sampler is 'grid'; allowed: tpe, nsga2, nsga3, gp, random, surrogate",
+        ),
         ("[study]\nobjectives = ['size']", "study.objectives names 'size'; allowed: accuracy"),
         ("[study]\nobjectives = []", "study.objectives is []; allowed: one or more"),
         ("[study]\nobjectives = 'area'", "study.objectives is 'area'; allowed: a list"),

@@ -1,0 +1,408 @@
+"""A sampler for many layers: a model of accuracy alone, and the exact cost model.
+
+Costs are analytic, so the only unknown of a candidate is its accuracy. It is predicted in two
+steps, each a Gaussian process over a handful of features however many layers there are:
+
+1. of the candidate projected without training, from a scan: what each layer's strength costs alone
+   (interpolated and summed), and how much all layers keep;
+2. of the candidate trained for so many epochs, none included, from the same and from step 1, or
+   from the projection's measurement where there is one. The dense network is known to it.
+
+Both predict the logarithm of the error. Among candidates drawn evenly and candidates near the
+front, the one with the largest expected hypervolume improvement is proposed; candidates under way
+count as if they had reached their prediction. With one uncertain objective the expectation is a
+one-dimensional integral over the accuracy, exact but for its grid.
+
+Source: expected hypervolume improvement as in Emmerich et al., 2011; the additive scan is ours.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial
+
+from hwmodel.geometry import LayerShape
+from search.evaluate import Problem
+from search.objectives import COSTS
+from search.study import Study, candidate_of, is_feasible, status, values
+from spaces.candidate import Candidate, LayerSetting
+from spaces.space import Drawn, Space
+from spaces.strength import KINDS, log_strengths
+
+__all__ = ["SurrogateSampler", "expected_improvement"]
+
+Array = NDArray[np.float64]
+
+_LEAST_ROWS = 5
+"""Candidates measured before the model is trusted with the next."""
+_MOST_ROWS = 250
+"""Newest measurements that the model learns from; its time grows with their cube."""
+_GRID = 65
+_LEAST_ERROR = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Row:
+    """One measurement of a candidate."""
+
+    candidate: Candidate
+    epochs: int
+    log_error: float
+    projected: float | None
+    """The log error of the same candidate without training, where it was measured."""
+
+
+class SurrogateSampler:
+    """Proposes parameters for a study's next candidate.
+
+    Args:
+        study: with its dense baseline; its objectives hold `accuracy` and at least one cost.
+        space: where candidates come from.
+        problem: prices candidates before training.
+        pool: candidates to choose from, each time.
+    """
+
+    def __init__(self, study: Study, space: Space, problem: Problem, *, pool: int = 400) -> None:
+        self.study = study
+        self.space = space
+        self.problem = problem
+        self.pool = pool
+        self._costs = [name for name in study.config.study.objectives if name in COSTS]
+        self._planned: dict[int, dict[str, float]] = {}
+        self._planned_dense = problem.planned_dense()
+
+    def __call__(self) -> dict[str, Any]:
+        """Parameters worth evaluating next."""
+        trials = self.study.trials()
+        random = Random(f"{self.study.config.study.seed} {len(trials)}")
+        rows, ratios = self._measurements()
+        if len(rows) < _LEAST_ROWS:
+            return self._draw(random)[0]
+        model = _Accuracy(rows, self.problem.shapes, self._dense_log_error(), self._scan_rows())
+        known = {_key(trial.params) for trial in trials}
+        parents = [trial.params for trial in self.study.front()]
+        drawn = []
+        for index in range(self.pool):
+            parent = parents[index % len(parents)] if parents and index % 3 else None
+            parameters, candidate = self._draw(random, parent)
+            if _key(parameters) not in known:
+                known.add(_key(parameters))
+                drawn.append((parameters, candidate))
+        planned = [self.problem.planned_costs(candidate) for _, candidate in drawn]
+        kept = [index for index, costs in enumerate(planned) if self._keeps_bounds(costs)]
+        if not kept:
+            return self._draw(random)[0]
+        candidates = [drawn[index][1] for index in kept]
+        costs = np.array([self._scaled(planned[index], ratios) for index in kept])
+        gains = self._gains(model, candidates, costs, ratios)
+        return drawn[kept[int(np.argmax(gains))]][0]
+
+    def _gains(
+        self,
+        model: "_Accuracy",
+        candidates: Sequence[Candidate],
+        costs: Array,
+        ratios: Mapping[str, float],
+    ) -> Array:
+        """The expected hypervolume improvement of each candidate, once trained in full."""
+        epochs = self.study.config.rungs[-1]
+        reference = self.study.reference
+        mean, spread = model.predict(candidates, epochs)
+        front = [values(trial) for trial in self.study.front()]
+        points = [[_share_of_error(v["accuracy"], reference)] for v in front]
+        for point, found in zip(points, front, strict=True):
+            point += [found[name] / reference[name] for name in self._costs]
+        running = [
+            trial
+            for trial in self.study.unended()
+            if "candidate" in trial.user_attrs and not trial.user_attrs.get("scan")
+        ]
+        if running:  # as if they had reached what is expected of them
+            expected, _ = model.predict([candidate_of(trial) for trial in running], epochs)
+            for trial, log_error in zip(running, expected, strict=True):
+                point = [math.exp(log_error) / (1 - reference["accuracy"])]
+                points.append(point + self._scaled(self._plan(trial), ratios))
+        shift = math.log(1 - reference["accuracy"])
+        return expected_improvement(np.array(points), mean - shift, spread, costs)
+
+    def _draw(
+        self, random: Random, parent: Mapping[str, int] | None = None
+    ) -> tuple[dict[str, Any], Candidate]:
+        few = 2.0 / len(parent) if parent else 0.0
+        drawn = Drawn(random, parent, change=max(few, 0.1))
+        candidate = self.space.suggest(drawn, seed=0)
+        return drawn.parameters, candidate
+
+    def _keeps_bounds(self, costs: Mapping[str, float]) -> bool:
+        bounds = [b for b in self.study.config.study.bounds if b.objective in costs]
+        return all(bound.violation(costs, self._planned_dense) <= 0 for bound in bounds)
+
+    def _plan(self, trial: FrozenTrial) -> dict[str, float]:
+        if trial.number not in self._planned:
+            self._planned[trial.number] = self.problem.planned_costs(candidate_of(trial))
+        return self._planned[trial.number]
+
+    def _scaled(self, planned: Mapping[str, float], ratios: Mapping[str, float]) -> list[float]:
+        """The costs that are expected of a plan, over the reference's."""
+        reference = self.study.reference
+        return [planned[name] * ratios[name] / reference[name] for name in self._costs]
+
+    def _dense_log_error(self) -> float:
+        dense = self.study.dense
+        assert dense is not None  # a study that is searched has its baseline
+        return _log_error(dense.values["accuracy"])
+
+    def _measurements(self) -> tuple[list[_Row], dict[str, float]]:
+        """What candidates measured on their rungs, and by how much plans overrate each cost."""
+        rows, logs = [], []
+        for trial in self.study.trials():
+            if trial.user_attrs.get("scan") or status(trial) == "interrupted":
+                continue
+            found = [trial.user_attrs.get(f"rung.{r}") for r in range(len(self.study.config.rungs))]
+            measured = [row for row in found if row is not None]
+            if not measured:
+                continue
+            candidate = candidate_of(trial)
+            first = measured[0]
+            projected = _log_error(first["values"]["accuracy"]) if first["epochs"] == 0 else None
+            rows += [
+                _Row(
+                    candidate=candidate,
+                    epochs=row["epochs"],
+                    log_error=_log_error(row["values"]["accuracy"]),
+                    projected=projected,
+                )
+                for row in measured
+            ]
+            planned, last = self._plan(trial), measured[-1]["values"]
+            logs.append([math.log(last[name] / planned[name]) for name in self._costs])
+        mean = np.mean(logs, axis=0) if logs else np.zeros(len(self._costs))
+        return rows[-_MOST_ROWS:], {n: math.exp(m) for n, m in zip(self._costs, mean, strict=True)}
+
+    def _scan_rows(self) -> list[_Row]:
+        return [
+            _Row(
+                candidate=candidate_of(trial),
+                epochs=0,
+                log_error=_log_error(values(trial)["accuracy"]),
+                projected=None,
+            )
+            for trial in self.study.ended()
+            if trial.user_attrs.get("scan") and "evaluation" in trial.user_attrs
+            if status(trial) == "projected" and is_feasible(trial)
+        ]
+
+
+class _Accuracy:
+    """The two-step model of log errors.
+
+    Args:
+        rows: of candidates.
+        shapes: the network's layers.
+        dense: the dense network's log error.
+        scan: of the scan's candidates; the first is the mildest of all.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[_Row],
+        shapes: Mapping[str, LayerShape],
+        dense: float,
+        scan: Sequence[_Row],
+    ) -> None:
+        self._shapes = shapes
+        self._curves = _curves(scan, shapes, dense)
+        projected = [row for row in (*rows, *scan) if row.epochs == 0]
+        self._projection = (
+            _Process(
+                self._features([row.candidate for row in projected]),
+                np.array([row.log_error for row in projected]),
+            )
+            if len(projected) >= _LEAST_ROWS
+            else None
+        )
+        known = [*rows, *_anchors(rows, shapes, dense)]
+        self._training = _Process(
+            self._trained_features(
+                [row.candidate for row in known],
+                [row.epochs for row in known],
+                [row.projected for row in known],
+            ),
+            np.array([row.log_error for row in known]),
+        )
+
+    def predict(self, candidates: Sequence[Candidate], epochs: int) -> tuple[Array, Array]:
+        """Mean and standard deviation of the log errors after training."""
+        blank: list[float | None] = [None] * len(candidates)
+        features = self._trained_features(candidates, [epochs] * len(candidates), blank)
+        return self._training.predict(features)
+
+    def _features(self, candidates: Sequence[Candidate]) -> Array:
+        """What the scan adds up to, and how much layers keep: mean and least of each kind."""
+        weights = np.array([float(s.rows * s.outputs) for s in self._shapes.values()])
+        found = []
+        for candidate in candidates:
+            kept = log_strengths(candidate, self._shapes)
+            row = [self._scanned(kept)]
+            for kind in KINDS:
+                strengths = np.array([kept[name, kind] for name in self._shapes])
+                row += [float(strengths @ weights / weights.sum()), float(strengths.mean())]
+            row.append(min(sum(kept[name, kind] for kind in KINDS) for name in self._shapes))
+            found.append(row)
+        return np.array(found).reshape(len(candidates), 2 * len(KINDS) + 2)
+
+    def _trained_features(
+        self,
+        candidates: Sequence[Candidate],
+        epochs: Sequence[int],
+        projected: Sequence[float | None],
+    ) -> Array:
+        base = self._features(candidates)
+        columns = [base, np.log2(1.0 + np.array(epochs, dtype=float))[:, None]]
+        if self._projection is not None and len(candidates):
+            mean, _ = self._projection.predict(base)
+            known = [m if p is None else p for m, p in zip(mean, projected, strict=True)]
+            columns.append(np.array(known)[:, None])
+        return np.hstack(columns)
+
+    def _scanned(self, kept: Mapping[tuple[str, str], float]) -> float:
+        """The sum of what each layer's strength alone adds to the log error."""
+        return sum(
+            float(np.interp(kept[where], strengths, rises))
+            for where, (strengths, rises) in self._curves.items()
+        )
+
+
+class _Process:
+    """A Gaussian process on standardised features, with noise.
+
+    Args:
+        features: `[rows, features]`.
+        targets: `[rows]`; two or more.
+    """
+
+    def __init__(self, features: Array, targets: Array) -> None:
+        self._prior = float(targets.mean())
+        spread = features.std(axis=0)
+        self._used = spread > 1e-9
+        self._centre, self._scale = features.mean(axis=0)[self._used], spread[self._used]
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+        width = np.ones(int(self._used.sum()))
+        kernel = ConstantKernel(0.5, (1e-3, 1e2)) * Matern(
+            2.0 * width, (0.2, 50.0), nu=2.5
+        ) + WhiteKernel(0.01, (1e-5, 1.0))
+        self._process: Any = GaussianProcessRegressor(kernel, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a length scale at its limit is an answer, too
+            self._process.fit(self._standard(features), targets - self._prior)
+
+    def predict(self, features: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation, `[rows]` each."""
+        mean, spread = self._process.predict(self._standard(features), return_std=True)
+        return mean + self._prior, np.maximum(spread, 1e-6)
+
+    def _standard(self, features: Array) -> Array:
+        return np.asarray((features[:, self._used] - self._centre) / self._scale)
+
+
+def expected_improvement(front: Array, mean: Array, spread: Array, costs: Array) -> Array:
+    """The expected gain in hypervolume of points whose first coordinate is uncertain.
+
+    All coordinates are losses, scaled so that the reference point is 1 in each.
+
+    Args:
+        front: `[members, 1 + costs]`; members beyond the reference do not matter.
+        mean: of the logarithm of each point's first coordinate, normal, `[points]`.
+        spread: its standard deviation, `[points]`.
+        costs: the other coordinates, `[points, costs]`.
+
+    Returns:
+        The expectation, `[points]`.
+    """
+    from scipy.stats import norm
+
+    inside = front[(front < 1).all(axis=1)] if len(front) else front.reshape(0, costs.shape[1] + 1)
+    inside = inside[np.argsort(inside[:, 0])]
+    levels = np.concatenate([[0.0], inside[:, 0], [1.0]])
+    gains = np.zeros(len(costs))
+    for point, own in enumerate(costs):
+        if (own >= 1).any():
+            continue
+        total = float(np.prod(1 - own))
+        for step in range(len(levels) - 1):
+            if levels[step + 1] <= levels[step]:
+                continue
+            taken = np.maximum(inside[:step, 1:], own)
+            free = total - _volume(taken)
+            if free <= 1e-15:
+                break  # nor is there anything behind: the front only grows
+            grid = np.linspace(levels[step], levels[step + 1], _GRID)
+            reached = norm.cdf(
+                (np.log(np.maximum(grid, _LEAST_ERROR)) - mean[point]) / spread[point]
+            )
+            gains[point] += free * float(np.trapezoid(reached, grid))
+    return gains
+
+
+def _volume(points: Array) -> float:
+    if not len(points):
+        return 0.0
+    if points.shape[1] == 1:
+        return float(1 - points.min())
+    return float(moocore.hypervolume(points, ref=np.ones(points.shape[1])))
+
+
+def _curves(
+    scan: Sequence[_Row], shapes: Mapping[str, LayerShape], dense: float
+) -> dict[tuple[str, str], tuple[Array, Array]]:
+    """By how much each layer's strength alone raises the log error: strengths, and rises."""
+    if not scan:
+        return {}
+    mildest = log_strengths(scan[0].candidate, shapes)
+    points: dict[tuple[str, str], dict[float, float]] = {}
+    for row in scan[1:]:
+        kept = log_strengths(row.candidate, shapes)
+        changed = [where for where in kept if kept[where] != mildest[where]]
+        if len(changed) == 1:
+            (where,) = changed
+            own = points.setdefault(where, {0.0: 0.0, mildest[where]: 0.0})
+            own[kept[where]] = max(0.0, row.log_error - scan[0].log_error)
+    return {
+        where: (np.array(sorted(own)), np.array([own[strength] for strength in sorted(own)]))
+        for where, own in points.items()
+    }
+
+
+def _anchors(rows: Sequence[_Row], shapes: Mapping[str, LayerShape], dense: float) -> list[_Row]:
+    """The dense network, which no training changes, on each crossbar and after each rung."""
+    known = {(row.candidate.plan.default, row.epochs): row.candidate for row in rows}
+    return [
+        _Row(
+            candidate=replace(candidate, layers=dict.fromkeys(shapes, LayerSetting())),
+            epochs=epochs,
+            log_error=dense,
+            projected=dense,
+        )
+        for (_, epochs), candidate in known.items()
+    ]
+
+
+def _key(parameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(parameters.items()))
+
+
+def _log_error(accuracy: float) -> float:
+    return math.log(max(1.0 - accuracy, _LEAST_ERROR))
+
+
+def _share_of_error(accuracy: float, reference: Mapping[str, float]) -> float:
+    return max(1.0 - accuracy, _LEAST_ERROR) / (1 - reference["accuracy"])

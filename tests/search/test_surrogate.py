@@ -1,0 +1,137 @@
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwmodel.crossbar import CrossbarSpec
+from search.front import hypervolume
+from search.study import Study
+from search.surrogate import SurrogateSampler, expected_improvement
+from spaces import Candidate, JointSpace, SpaceConfig
+from spaces.strength import log_strengths
+from tests.search.fakes import DENSE_VALUES, SHAPES, done, new_study
+
+
+@pytest.mark.parametrize("costs", [1, 2, 3])
+def test_expected_improvement_is_the_mean_over_draws(costs: int) -> None:
+    random = np.random.default_rng(costs)
+    front = random.uniform(0.1, 1.2, (6, 1 + costs))
+    points = random.uniform(0.05, 0.9, (4, costs))
+    mean, spread = random.uniform(-1.5, -0.2, 4), random.uniform(0.05, 0.6, 4)
+    found = expected_improvement(front, mean, spread, points)
+    names = ["accuracy", "area", "power", "energy"][: 1 + costs]
+    reference = {name: 1.0 if name != "accuracy" else 0.0 for name in names}
+
+    def named(point: Any) -> dict[str, float]:
+        return {n: 1 - x if n == "accuracy" else x for n, x in zip(names, point, strict=True)}
+
+    before = hypervolume([named(point) for point in front], reference)
+    for index in range(4):
+        draws = np.exp(random.normal(mean[index], spread[index], 3000))
+        gains = []
+        for loss in draws:
+            more = [named(point) for point in (*front, [loss, *points[index]])]
+            gains.append(hypervolume(more, reference) - before)
+        error = 4 * np.std(gains) / math.sqrt(len(gains)) + 1e-4
+        assert found[index] == pytest.approx(np.mean(gains), abs=error)
+
+
+def test_nothing_is_expected_of_what_the_front_dominates_for_sure() -> None:
+    front = np.array([[0.3, 0.3]])
+    sure = expected_improvement(
+        front, np.log([0.5, 0.2, 0.5]), np.full(3, 1e-6), np.array([[0.5], [0.5], [0.2]])
+    )
+    assert sure[0] == 0.0
+    assert sure[1] == pytest.approx(0.1 * 0.5, abs=1e-3)
+    assert sure[2] == pytest.approx(0.1 * 0.5, abs=1e-3)
+
+
+SPACE = SpaceConfig(wordlines=(64, 128), bitlines=(128,))
+
+
+def joint() -> JointSpace:
+    return JointSpace(SPACE, SHAPES, CrossbarSpec(), network="mlp", methods=("tinyadc",))
+
+
+def kept(candidate: Candidate) -> float:
+    return sum(log_strengths(candidate, SHAPES).values())
+
+
+def cost(candidate: Candidate) -> dict[str, float]:
+    """Falls with all that is pruned, most with the first layer, which does accuracy little harm."""
+    strengths = log_strengths(candidate, SHAPES)
+    first = sum(value for (name, _), value in strengths.items() if name == "fc1")
+    share = 2 ** (0.15 * first + 0.02 * kept(candidate))
+    return dict.fromkeys(DENSE_VALUES, share)
+
+
+def accuracy(candidate: Candidate, epochs: int) -> float:
+    strengths = log_strengths(candidate, SHAPES)
+    harm = sum((0.5 if name == "fc1" else 6.0) * value**2 for (name, _), value in strengths.items())
+    return 0.9 - 0.8 * (1 - math.exp(-harm / (3000 if epochs else 600)))
+
+
+def searched(storage: Path, sampler: str, trials: int, scan: int) -> Study:
+    tables = {
+        "fidelity": {"projection": True, "scan": scan},
+        "train": {"epochs": 4},
+    }
+    study = new_study(
+        storage / f"{sampler}{scan}",
+        tables,
+        trials=trials,
+        sampler=sampler,
+        objectives=["accuracy", "area"],
+    )
+    space = joint()
+    study.enqueue(space.scan(scan) if scan else [], scan=True)
+    problem: Any = SimpleNamespace(
+        shapes=SHAPES, planned_costs=cost, planned_dense=lambda: DENSE_VALUES
+    )
+    suggest = SurrogateSampler(study, space, problem, pool=100) if sampler == "surrogate" else None
+    while not study.over:
+        proposal = study.propose(space, cost, DENSE_VALUES, suggest)
+        if proposal is None:
+            continue
+        epochs = study.config.rungs[proposal.rung]
+        found = done(accuracy(proposal.candidate, epochs), cost(proposal.candidate)["area"])
+        study.finish(proposal.number, replace(found, epochs=epochs))
+    return study
+
+
+def test_finds_more_than_random_with_as_many_trials(tmp_path: Path) -> None:
+    modelled = searched(tmp_path, "surrogate", 10, 3)
+    random = searched(tmp_path, "random", 10, 0)
+    assert modelled.spent == random.spent == 10
+    assert modelled.hypervolume() > 1.02 * random.hypervolume()
+
+
+def test_same_study_proposes_the_same(tmp_path: Path) -> None:
+    study = searched(tmp_path, "random", 6, 0)
+    problem: Any = SimpleNamespace(
+        shapes=SHAPES, planned_costs=cost, planned_dense=lambda: DENSE_VALUES
+    )
+    first = SurrogateSampler(study, joint(), problem, pool=50)()
+    assert SurrogateSampler(Study.open(study.folder), joint(), problem, pool=50)() == first
+    assert first not in [trial.params for trial in study.trials()]
+
+
+def test_without_measurements_it_draws_from_the_space(tmp_path: Path) -> None:
+    problem: Any = SimpleNamespace(
+        shapes=SHAPES, planned_costs=cost, planned_dense=lambda: DENSE_VALUES
+    )
+    parameters: Mapping[str, Any] = SurrogateSampler(new_study(tmp_path), joint(), problem)()
+    space, candidate = joint(), None
+
+    class Fixed:
+        def suggest_int(self, name: str, low: int, high: int) -> int:
+            assert low <= parameters[name] <= high
+            return int(parameters[name])
+
+    candidate = space.suggest(Fixed(), seed=0)
+    assert candidate.layers.keys() == SHAPES.keys()
