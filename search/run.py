@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hwmodel.errors import CrossfrontError, StudyError
+from hwmodel.errors import ClusterError, CrossfrontError, StudyError
 from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.report import write_report, write_tables
@@ -243,15 +243,20 @@ def _trial_name(trial: Any) -> str:
 
 
 def _start_ray(config: RayConfig) -> None:
-    """Joins a cluster, or starts a local one that listens on loopback only."""
+    """Joins a cluster, or starts a local one that listens on loopback only.
+
+    Raises:
+        ClusterError: the cluster does not answer, wants another token, or has other versions.
+    """
     import ray
+    from ray.exceptions import AuthenticationError
 
     if config.address is not None:
         try:
             ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError) as error:
+        except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
             reason = " ".join(str(error).split())
-            raise StudyError(
+            raise ClusterError(
                 f"Ray cluster {config.address!r} cannot be reached: {reason}"
             ) from None
         return
