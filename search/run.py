@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -164,7 +165,10 @@ def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
     make_space(problem)  # a space that cannot be is better known before the training
     display.message("training the dense baseline")
     threads = torch.get_num_threads()
-    torch.set_num_threads(problem.config.train.threads * problem.config.ray.workers)
+    wanted = problem.config.train.threads * problem.config.ray.workers
+    torch.set_num_threads(
+        min(wanted, os.cpu_count() or 1)
+    )  # the workers of a cluster are elsewhere
     try:
         folder = study.folder
         dense = train_dense(problem, folder.dense_weights, folder.dense_checkpoint)
@@ -253,11 +257,12 @@ def _start_ray(config: RayConfig) -> None:
 
     if config.address is not None:
         try:
+            _check_answers(config.address)
             ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
+        except (OSError, ValueError, RuntimeError, AuthenticationError) as error:
             reason = " ".join(str(error).split())
             raise ClusterError(
-                f"Ray cluster {config.address!r} cannot be reached: {reason}"
+                f"Ray cluster {config.address!r} cannot be joined: {reason}"
             ) from None
         return
     ray.init(
@@ -268,6 +273,17 @@ def _start_ray(config: RayConfig) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+
+
+def _check_answers(address: str) -> None:
+    """Connects to an address of the form `HOST:PORT`, for which Ray itself would wait for minutes.
+
+    Raises:
+        OSError: nothing answers.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _prepare_ray(*, local: bool) -> None:
