@@ -316,7 +316,7 @@ def _unauthorised(address: str, text: str) -> str:
 def _last_line(error: object) -> str:
     """The reason of an error that may carry a whole stack trace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if any(line.startswith("Traceback") for line in lines):
+    if "Traceback (most recent call last)" in str(error):
         lines = lines[-1:]
     return " ".join(lines) or type(error).__name__
 
