@@ -244,13 +244,13 @@ class Cluster:
         Raises:
             ClusterError: no such job.
         """
-        before = self.job(job)
-        if before.running:
-            with self._explained(job):
-                self._client.stop_job(job)
+        found = before = self.job(job)
         deadline = time.monotonic() + patience_s
-        while (found := self.job(job)).running and time.monotonic() < deadline:
+        while found.running and time.monotonic() < deadline:
+            with self._explained(job):
+                self._client.stop_job(job)  # again: a job that just starts may not hear it
             time.sleep(_POLL_S)
+            found = self.job(job)
         return found, before.running
 
     @contextmanager

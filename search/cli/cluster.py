@@ -2,11 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hwmodel.errors import ConfigError
+from hwmodel.records import merge_tables
 from search.cli.options import given
 
 if TYPE_CHECKING:
@@ -59,19 +60,27 @@ def submit(
     """
     from search.cli.output import print_json, say
     from search.jobs import Cluster
+    from trainers.config import check_number
 
     if not Path(storage).is_absolute():
         raise ConfigError(
             f"--storage is {storage!r}; allowed: the absolute path of a folder that the head and "
             "every worker share"
         )
-    options = given(max_trials=max_trials, time_budget=time_budget, workers=workers)
+    check_number("--driver-gpus", driver_gpus, low=0)
+    changes = {
+        "study": given(name=name, trials=max_trials, time_budget_s=time_budget),
+        "ray": given(workers=workers),
+        "mlflow": given(tracking_uri=tracking_uri),
+    }
+    options = given(workers=workers, max_trials=max_trials, time_budget=time_budget)
     options |= given(tracking_uri=tracking_uri)
     if resume:
-        study, target, shipment = config, config, None
+        study, shipment = _known(config, changes, name=name, extra=extra or []), None
     else:
-        study, target, shipment = _described(config, name, ship=ship, extra=extra or [])
-        options |= {"name": study}
+        study, shipment = _described(config, changes, ship=ship, extra=extra or [])
+        options["name"] = study
+    target = config if shipment is None else shipment.config.name
     verb = "resume" if resume else "search"
     command = ["crossfront", verb, target, "--storage", storage, "--address", "auto"]
     for option, value in options.items():
@@ -153,22 +162,31 @@ COMMANDS = (submit, status, logs, stop)
 
 
 def _described(
-    config: str, name: str | None, *, ship: bool, extra: list[str]
-) -> tuple[str, str, "Shipment | None"]:
-    """A study's name, what to call its file on the cluster, and what to send."""
+    config: str, changes: dict[str, Any], *, ship: bool, extra: list[str]
+) -> tuple[str, "Shipment | None"]:
+    """The name of the study that a file describes, and what to send."""
     from search.config import load_config
     from search.jobs import Shipment
 
     path = Path(config)
-    settings = load_config(path, {"study": given(name=name)})
+    settings = load_config(path, changes)
     if ship:
-        return settings.study.name, path.name, Shipment.of(path, settings, extra)
+        return settings.study.name, Shipment.of(path, settings, extra)
     if not path.is_absolute() or extra:
         raise ConfigError(
             f"--no-ship sends nothing, and CONFIG is {config!r}; allowed: the absolute path of a "
             "file that this machine and the cluster share, without --with"
         )
-    return settings.study.name, config, None
+    return settings.study.name, None
+
+
+def _known(study: str, changes: dict[str, Any], *, name: str | None, extra: list[str]) -> str:
+    """The name of a study that is to go on, once all that is asked of it makes sense."""
+    from search.config import read_config
+
+    if name is not None or extra:
+        raise ConfigError("--resume takes a study as it is; allowed: neither --name nor --with")
+    return read_config(merge_tables(changes, {"study": {"name": study}})).study.name
 
 
 def _line(job: "Job") -> str:
