@@ -85,7 +85,8 @@ class Shipment:
         Raises:
             ConfigError: something that is missing, or lies outside the folder.
         """
-        folder = config.resolve().parent
+        config = config.resolve()
+        folder = config.parent
         files = [config.name]
         wanted = [*relative_files(config).items(), *(("--with", name) for name in extra)]
         for where, name in wanted:
@@ -106,15 +107,21 @@ class Shipment:
         return cls(config, tuple(files))
 
     def pack(self, to: Path) -> None:
-        """Copies everything into a folder."""
-        folder = self.config.resolve().parent
+        """Copies everything into a folder.
+
+        Raises:
+            ConfigError: something that cannot be read.
+        """
         for name in self.files:
-            target = to / name
+            source, target = self.config.parent / name, to / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            if (folder / name).is_dir():
-                shutil.copytree(folder / name, target, dirs_exist_ok=True)
-            else:
-                shutil.copy2(folder / name, target)
+            try:
+                if source.is_dir():
+                    shutil.copytree(source, target, dirs_exist_ok=True)
+                else:
+                    shutil.copy2(source, target)
+            except OSError as error:
+                raise ConfigError(f"{str(source)!r} cannot be sent: {error}") from None
 
 
 class Cluster:
@@ -185,16 +192,18 @@ class Cluster:
         }
         if gpus:
             options["entrypoint_num_gpus"] = gpus
-        with tempfile.TemporaryDirectory() as packed, self._explained():
+        with tempfile.TemporaryDirectory() as packed:
             entrypoint = shlex.join(command)
             if shipment is not None:
                 shipment.pack(Path(packed))
                 options["runtime_env"] = {"working_dir": packed}
+                os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"  # all that is named is sent
                 folder = shlex.quote(f"{storage}/inputs/{job}")
                 entrypoint = (
                     f"mkdir -p {folder} && cp -R . {folder} && cd {folder} && exec {entrypoint}"
                 )
-            self._client.submit_job(entrypoint=entrypoint, **options)
+            with self._explained():
+                self._client.submit_job(entrypoint=entrypoint, **options)
         return job
 
     def jobs(self) -> list[Job]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -94,6 +95,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     monkeypatch.setattr(jobs, "_check_reachable", lambda address: None)
     monkeypatch.setattr(jobs, "_POLL_S", 0.0)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    monkeypatch.setenv("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "")
     return fake
 
 
@@ -160,6 +162,13 @@ def test_file_that_cannot_be_sent_is_named(config: Path, path: str, message: str
 def test_extra_file_that_is_missing_is_named(config: Path) -> None:
     with pytest.raises(ConfigError, match=r"--with is 'other\.py', which"):
         shipment(config, ("other.py",))
+
+
+def test_file_that_cannot_be_read_is_named(config: Path, tmp_path: Path) -> None:
+    sent = shipment(config)
+    (config.parent / "nets.py").unlink()
+    with pytest.raises(ConfigError, match=r"nets\.py' cannot be sent: .*No such file"):
+        sent.pack(tmp_path / "packed")
 
 
 def test_absolute_paths_are_the_clusters_own(config: Path) -> None:
@@ -368,12 +377,12 @@ def _wait_until(happened: Callable[[], bool], patience_s: float = 180.0) -> None
 
 def _end_group(process: "subprocess.Popen[bytes]") -> None:
     """Ends the head with all that it started: Ray's own processes share its group."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(timeout=20)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=20)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @pytest.mark.ray

@@ -97,7 +97,9 @@ def become(cluster: type[FakeCluster], status: str, exit_code: int) -> None:
     cluster.job_ = dataclasses.replace(JOB, status=status, exit_code=exit_code)
 
 
-def test_submit_sends_the_configuration_and_the_options(run: Run, cluster: Any) -> None:
+def test_submit_sends_the_configuration_and_the_options(
+    run: Run, cluster: Any, tmp_path: Path
+) -> None:
     code, out, err = run("submit", "study.toml", "--storage", "/shared", "--workers", 8)
     assert (code, out) == (0, "")
     assert err == "study s is job s-1; see it with: crossfront logs s-1 --follow\n"
@@ -106,7 +108,7 @@ def test_submit_sends_the_configuration_and_the_options(run: Run, cluster: Any) 
         "command": ["crossfront", "search", "study.toml", *AT, "--workers", "8", "--name", "s"],
         "study": "s",
         "storage": "/shared",
-        "shipment": Shipment(Path("study.toml"), ("study.toml",)),
+        "shipment": Shipment(tmp_path.resolve() / "study.toml", ("study.toml",)),
         "gpus": 0.0,
     }
 
