@@ -55,6 +55,7 @@ from hwmodel.crossbar import (
 from hwmodel.errors import (
     CertificateError,
     CheckpointError,
+    ClusterError,
     ConfigError,
     ConstraintError,
     CrossfrontError,
@@ -91,6 +92,7 @@ __all__ = [
     "CheckpointError",
     "CirculantCounts",
     "CirculantMapping",
+    "ClusterError",
     "Component",
     "ConfigError",
     "ConstraintError",

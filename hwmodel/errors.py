@@ -11,7 +11,8 @@
     |-- CheckpointError     a checkpoint or export folder
     |-- DivergedError       a training run whose loss is no longer finite
     |-- StudyError          a study that exists, is missing or cannot be written
-    `-- TrackingError       a tracking server that cannot be reached
+    |-- TrackingError       a tracking server that cannot be reached
+    `-- ClusterError        a Ray cluster that cannot be used, or a job that it does not know
 
 Each message says what was wrong, its value and what is allowed. The command line prints the
 message of a `CrossfrontError` on one line; anything else is a defect of ours.
@@ -20,6 +21,7 @@ message of a `CrossfrontError` on one line; anything else is a defect of ours.
 __all__ = [
     "CertificateError",
     "CheckpointError",
+    "ClusterError",
     "ConfigError",
     "ConstraintError",
     "CrossfrontError",
@@ -79,3 +81,7 @@ class StudyError(CrossfrontError):
 
 class TrackingError(CrossfrontError):
     """A tracking server that cannot be reached."""
+
+
+class ClusterError(CrossfrontError):
+    """A Ray cluster that cannot be used, or a job that it does not know."""

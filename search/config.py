@@ -8,7 +8,7 @@ Every key has a default; an unknown one is an error that names the nearest.
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ __all__ = [
     "StudySection",
     "load_config",
     "read_config",
+    "relative_files",
 ]
 
 SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "random", "surrogate")
@@ -228,9 +229,10 @@ class RayConfig:
     """The workers."""
 
     workers: int = 2
-    """Trials at a time."""
+    """Trials at a time; all of them may wait for resources, so that a cluster grows at once."""
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
+    """Below 1 trials share a GPU."""
     address: str | None = None
     """A running Ray cluster (default: a local one, on loopback)."""
     retries: int = 1
@@ -404,17 +406,19 @@ def load_config(
     """
     if path is None:
         return read_config(overrides or {})
-    try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config {str(path)!r} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {str(path)!r} is not TOML: {error}") from None
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise ConfigError(f"{name} is {table!r}; allowed: a table, [{name}]")
+    tables = _read_tables(path)
     _make_paths_absolute(tables, Path(path).resolve().parent)
     return read_config(merge_tables(tables, overrides or {}))
+
+
+def relative_files(path: str | Path) -> dict[str, str]:
+    """The files and folders that a configuration names by relative paths, by `section.key`.
+
+    Raises:
+        ConfigError: an unreadable file.
+    """
+    named = _named_files(_read_tables(path))
+    return {f"{s}.{key}": name for s, key, name in named if not Path(name).is_absolute()}
 
 
 def read_config(tables: Mapping[str, Any]) -> StudyConfig:
@@ -468,18 +472,38 @@ def _without_none(value: Any) -> Any:
     return value
 
 
+def _read_tables(path: str | Path) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config {str(path)!r} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {str(path)!r} is not TOML: {error}") from None
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"{name} is {table!r}; allowed: a table, [{name}]")
+    return tables
+
+
+def _named_files(tables: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Section, key and path of every file that tables name."""
+    for section, key in (("data", "path"), ("data", "cache"), ("network", "checkpoint")):
+        value = tables.get(section, {}).get(key)
+        if isinstance(value, str):
+            yield section, key, value
+    preset = tables.get("hardware", {}).get("preset")
+    if isinstance(preset, str) and preset.endswith(".toml"):
+        yield "hardware", "preset", preset
+    law = tables.get("hardware", {}).get("law")
+    if isinstance(law, str) and law.startswith("table:"):
+        yield "hardware", "law", law.removeprefix("table:")
+
+
 def _make_paths_absolute(tables: dict[str, Any], folder: Path) -> None:
     """Turns paths relative to the file's folder into absolute ones, in place.
 
     Workers and later commands run in other folders.
     """
-    for section, key in (("data", "path"), ("data", "cache"), ("network", "checkpoint")):
-        value = tables.get(section, {}).get(key)
-        if isinstance(value, str):
-            tables[section][key] = str(folder / value)
-    preset = tables.get("hardware", {}).get("preset")
-    if isinstance(preset, str) and preset.endswith(".toml"):
-        tables["hardware"]["preset"] = str(folder / preset)
-    law = tables.get("hardware", {}).get("law")
-    if isinstance(law, str) and law.startswith("table:"):
-        tables["hardware"]["law"] = f"table:{folder / law.removeprefix('table:')}"
+    for section, key, path in list(_named_files(tables)):
+        before = tables[section][key].removesuffix(path)
+        tables[section][key] = f"{before}{folder / path}"

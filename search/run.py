@@ -3,12 +3,13 @@
 import logging
 import os
 import shutil
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hwmodel.errors import CrossfrontError, StudyError
+from hwmodel.errors import ClusterError, CrossfrontError, StudyError
 from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.report import write_report, write_tables
@@ -211,7 +212,10 @@ def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
     make_space(problem)  # a space that cannot be is better known before the training
     display.message("training the dense baseline")
     threads = torch.get_num_threads()
-    torch.set_num_threads(problem.config.train.threads * problem.config.ray.workers)
+    wanted = problem.config.train.threads * problem.config.ray.workers
+    torch.set_num_threads(
+        min(wanted, os.cpu_count() or 1)
+    )  # the workers of a cluster are elsewhere
     try:
         folder = study.folder
         dense = train_dense(problem, folder.dense_weights, folder.dense_checkpoint)
@@ -300,16 +304,22 @@ def _trial_name(trial: Any) -> str:
 
 
 def _start_ray(config: RayConfig) -> None:
-    """Joins a cluster, or starts a local one that listens on loopback only."""
+    """Joins a cluster, or starts a local one that listens on loopback only.
+
+    Raises:
+        ClusterError: the cluster does not answer, wants another token, or has other versions.
+    """
     import ray
+    from ray.exceptions import AuthenticationError
 
     if config.address is not None:
         try:
+            _check_answers(config.address)
             ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, AuthenticationError) as error:
             reason = " ".join(str(error).split())
-            raise StudyError(
-                f"Ray cluster {config.address!r} cannot be reached: {reason}"
+            raise ClusterError(
+                f"Ray cluster {config.address!r} cannot be joined: {reason}"
             ) from None
         return
     ray.init(
@@ -320,6 +330,17 @@ def _start_ray(config: RayConfig) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+
+
+def _check_answers(address: str) -> None:
+    """Connects to an address of the form `HOST:PORT`, for which Ray itself would wait for minutes.
+
+    Raises:
+        OSError: nothing answers.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _prepare_ray(*, local: bool) -> None:

@@ -6,7 +6,7 @@ import sys
 import typer
 
 from hwmodel.errors import CrossfrontError
-from search.cli import checkpoints, hardware, studies
+from search.cli import checkpoints, cluster, hardware, studies
 
 __all__ = ["app", "main"]
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Searches crossbar-aware pruning and crossbar sizes for ReRAM accelerators.",
 )
-for group in (studies, checkpoints, hardware):
+for group in (studies, cluster, checkpoints, hardware):
     for command in group.COMMANDS:
         app.command()(command)
 

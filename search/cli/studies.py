@@ -26,6 +26,7 @@ TimeBudget = Annotated[
 ]
 TrackingUri = Annotated[str | None, typer.Option(help="An MLflow server or database.")]
 Workers = Annotated[int | None, typer.Option(help="Trials at a time.")]
+Address = Annotated[str | None, typer.Option(help="A running Ray cluster; auto: this machine's.")]
 
 
 def search(
@@ -35,7 +36,7 @@ def search(
     time_budget: TimeBudget = None,
     workers: Workers = None,
     storage: Storage = DEFAULT_STORAGE,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    address: Address = None,
     tracking_uri: TrackingUri = None,
     quiet: Quiet = False,
     show_config: Annotated[bool, typer.Option(help="Print every setting and stop.")] = False,
@@ -76,6 +77,7 @@ def resume(
     time_budget: TimeBudget = None,
     workers: Workers = None,
     storage: Storage = DEFAULT_STORAGE,
+    address: Address = None,
     tracking_uri: TrackingUri = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -87,7 +89,7 @@ def resume(
     study = Study.open(StudyFolder(storage, name))
     overrides = {
         "study": given(trials=max_trials, time_budget_s=time_budget),
-        "ray": given(workers=workers),
+        "ray": given(workers=workers, address=address),
         "mlflow": given(tracking_uri=tracking_uri),
     }
     _drive(study, overrides, quiet=quiet, as_json=as_json)

@@ -1,12 +1,15 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from search.run import drop_checkpoints_off_front
+from hwmodel.errors import ClusterError
+from search.config import RayConfig
+from search.run import _start_ray, drop_checkpoints_off_front
 from search.study import Study
 from tests.search.fakes import DENSE_VALUES, Ladder, done, failed, price, try_one
 
@@ -26,6 +29,32 @@ def test_only_the_front_and_running_trials_keep_their_checkpoints(study: Study) 
         "trial-00000",
         f"trial-{running.number:05d}",
     ]
+
+
+def test_cluster_that_nothing_answers_is_known_at_once() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=f"'{address}' cannot be joined: .*refused"):
+            _start_ray(RayConfig(address=address))
+
+
+def test_other_versions_of_a_cluster_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: object) -> None:
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n")
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(ClusterError, match=r"joined: Version mismatch: .* with: Ray: 2\.9\.0$"):
+        _start_ray(RayConfig(address="auto"))
+
+
+def test_as_many_trials_may_wait_for_resources_as_there_are_workers() -> None:
+    """An autoscaler would add nodes one by one otherwise; Ray decides it by how Tune is called."""
+    from ray.tune.execution.tune_controller import _get_max_pending_trials
+    from ray.tune.search import ConcurrencyLimiter, Searcher, SearchGenerator
+
+    limited = SearchGenerator(ConcurrencyLimiter(Searcher(), max_concurrent=8))
+    assert _get_max_pending_trials(limited) == 8
 
 
 @pytest.mark.ray
