@@ -12,7 +12,7 @@ from torch import nn
 
 from hwmodel.accelerator import CostModel
 from hwmodel.crossbar import CrossbarPlan
-from hwmodel.errors import ConfigError, CrossfrontError
+from hwmodel.errors import CheckpointError, ConfigError, CrossfrontError
 from hwmodel.geometry import LayerShape
 from hwmodel.layers import AnyLayer, DigitalLayer
 from search.break_even import paying_targets
@@ -238,40 +238,62 @@ def evaluate(
         state: where training is kept after each epoch, and goes on from.
         report: called after each epoch.
     """
-    config, started = problem.config, time.perf_counter()
-    stop = config.rungs[rung]
+    started = time.perf_counter()
     try:
-        network = problem.network()
-        load_weights(network, weights)
-        settings = config.method_config(candidate.method)
-        targets = candidate.targets(problem.shapes)
-        if isinstance(settings, AdmmNnConfig) and settings.break_even != "none":
-            targets = paying_targets(
-                network, targets, problem.shapes, problem.cost_model, settings.break_even
-            )
-        method = build_method(candidate.method, settings, targets)
         teacher = _teacher(problem, weights)
-        result = fit(
-            network,
-            _training_images(problem),
-            method,
-            config.train,
-            epochs=config.train.epochs if stop else 0,
-            learning_rate=config.train.prune_learning_rate,
-            seed=candidate.seed,
-            teacher=teacher,
-            state_path=state,
-            restarts=config.fidelity.rungs,
-            stop_after=stop,
-            report=report,
-        )
+        try:
+            trained = _train(problem, candidate, weights, teacher, rung, state, report)
+        except CheckpointError:
+            if state is None or not state.exists():
+                raise
+            state.unlink()  # unreadable, so that this candidate begins anew
+            trained = _train(problem, candidate, weights, teacher, rung, state, report)
+        network, method, train_s = trained
         facts = {"candidate": candidate.to_json(), "method": candidate.method}
-        dense = teacher if config.train.reconstruct else None
-        found = _finish(problem, network, method, checkpoint, facts, started, result.seconds, dense)
-        return replace(found, epochs=stop)
+        dense = teacher if problem.config.train.reconstruct else None
+        found = _finish(problem, network, method, checkpoint, facts, started, train_s, dense)
+        return replace(found, epochs=problem.config.rungs[rung])
     except CrossfrontError as error:
         seconds = {"total": time.perf_counter() - started}
         return Evaluation(status=FAILED, reason=str(error), seconds=seconds)
+
+
+def _train(
+    problem: Problem,
+    candidate: Candidate,
+    weights: Path,
+    teacher: nn.Module | None,
+    rung: int,
+    state: Path | None,
+    report: Callable[[EpochReport], None] | None,
+) -> tuple[nn.Module, Method, float]:
+    """The network trained as far as a rung, its method, and the seconds that its epochs took."""
+    config = problem.config
+    stop = config.rungs[rung]
+    network = problem.network()
+    load_weights(network, weights)
+    settings = config.method_config(candidate.method)
+    targets = candidate.targets(problem.shapes)
+    if isinstance(settings, AdmmNnConfig) and settings.break_even != "none":
+        targets = paying_targets(
+            network, targets, problem.shapes, problem.cost_model, settings.break_even
+        )
+    method = build_method(candidate.method, settings, targets)
+    result = fit(
+        network,
+        _training_images(problem),
+        method,
+        config.train,
+        epochs=config.train.epochs if stop else 0,
+        learning_rate=config.train.prune_learning_rate,
+        seed=candidate.seed,
+        teacher=teacher,
+        state_path=state,
+        restarts=config.fidelity.rungs if stop else (),
+        stop_after=stop,
+        report=report,
+    )
+    return network, method, result.seconds
 
 
 def _finish(

@@ -287,7 +287,6 @@ def _search(
                 verbose=0,
                 # The study is the record: neither Tune's checkpoints nor its reports are wanted.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=config.retries),
             ),
         )
         display.update(study)

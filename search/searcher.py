@@ -10,7 +10,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from hwmodel.errors import CrossfrontError
-from search.evaluate import FAILED, Evaluation, Problem
+from search.evaluate import Evaluation, Problem
 from search.study import Proposal, Study
 from spaces.space import Space
 
@@ -110,7 +110,7 @@ class StudySearcher(Searcher):
             self.study.finish(number, Evaluation.from_json(json.loads(result["evaluation"])))
         elif error:
             reason = "its worker process died, could not start, or took too long for an epoch"
-            self.study.finish(number, Evaluation(status=FAILED, reason=reason))
+            self.study.give_back(number, reason)
         self.on_change()
         self.seconds += time.perf_counter() - started
 

@@ -383,6 +383,17 @@ class Study:
         found.trial.set_user_attr(f"rung.{found.rung}", row)
         self._settle(number)
 
+    def give_back(self, number: int, reason: str) -> None:
+        """Queues a trial again whose worker was lost, as often as `ray.retries` allows."""
+        trial = self.trials()[number]
+        tries = trial.user_attrs.get("tries", 0)
+        if tries >= self.config.ray.retries:
+            self.finish(number, Evaluation(status=FAILED, reason=reason))
+            return
+        with exclusive(self.folder.budget_lock):
+            del self._open[number]
+            self._requeue(trial, set(), tries=tries + 1)
+
     def _settle(self, number: int, *, hurry: bool = False) -> None:
         """Ends a measured trial, sends it on, or lets it wait for more candidates on its rung."""
         found, rungs = self._open[number], self.config.rungs
@@ -501,7 +512,9 @@ class Study:
         name = trial.user_attrs.get("driver")
         return name is None or not is_alive(self.folder.drivers, name)
 
-    def _requeue(self, orphan: FrozenTrial, queued: set[int | None]) -> None:
+    def _requeue(
+        self, orphan: FrozenTrial, queued: set[int | None], tries: int | None = None
+    ) -> None:
         known = orphan.user_attrs
         if f"rung.{len(self.config.rungs) - 1}" in known:  # measured to the end, but not yet told
             self._open[orphan.number] = _Open(
@@ -519,7 +532,8 @@ class Study:
         # Queued before it is ended, so that no crash in between can lose it.
         if orphan.number not in queued:
             kept = {k: v for k, v in known.items() if k.startswith("rung.")}
-            kept |= {k: known[k] for k in ("seed", "scan", "evaluation") if k in known}
+            kept |= {k: known[k] for k in ("seed", "scan", "evaluation", "tries") if k in known}
+            kept |= {} if tries is None else {"tries": tries}
             if "candidate" in known:
                 kept["seed"] = known["candidate"]["seed"]
             kept |= {"retry_of": orphan.number, "root": known.get("root", orphan.number)}

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from search.folder import StudyFolder
+from search.study import Study
+
 TRIALS = 8
 CONFIG = f"""
 [study]
@@ -108,7 +111,7 @@ def test_resume_keeps_finished_trials_and_ends_at_the_budget(
     assert len(after) == TRIALS
     assert {number: after[number] for number in before} == before
     counts = pareto(folder)["trials"]
-    assert counts == {"complete": TRIALS, "pruned": 0, "failed": 0, "infeasible": 0}
+    assert counts == {"complete": TRIALS, "pruned": 0, "failed": 0, "infeasible": 0, "projected": 0}
 
 
 def test_mlflow_shows_one_parent_and_every_trial_once(
@@ -152,8 +155,8 @@ def test_only_front_members_keep_checkpoints(
 ) -> None:
     folder, _ = resumed
     kept = {path.name for path in (folder / "studies/e2e/checkpoints").iterdir()}
-    front = {f"trial-{member['number']:05d}" for member in pareto(folder)["front"]}
-    assert kept == front
+    study = Study.open(StudyFolder(folder / "studies", "e2e"))
+    assert kept == {study.checkpoint(trial).name for trial in study.front()}
 
 
 def test_export_verifies_from_its_folder_alone_and_a_changed_weight_is_found(

@@ -65,12 +65,18 @@ def test_failed_evaluation_fails_with_its_reason(study: Study) -> None:
     assert (status(found), found.user_attrs["reason"]) == ("failed", "too steep")
 
 
-def test_dead_worker_fails_its_trial(study: Study) -> None:
+def test_trial_of_a_dead_worker_runs_again_and_fails_in_the_end(study: Study) -> None:
     searcher = searcher_of(study)
-    searcher.suggest("t1")
+    first = searcher.suggest("t1")
     searcher.on_trial_complete("t1", None, error=True)
-    (found,) = study.trials()
-    assert status(found) == "failed"
+    again = searcher.suggest("t2")
+    assert isinstance(first, dict)
+    assert isinstance(again, dict)
+    assert (again["candidate"], again["root"]) == (first["candidate"], first["number"])
+    assert study.spent == 0
+    searcher.on_trial_complete("t2", None, error=True)
+    lost, found = study.trials()
+    assert (status(lost), status(found)) == ("interrupted", "failed")
     assert "worker process died" in found.user_attrs["reason"]
     assert study.spent == 1
 
