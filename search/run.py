@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -87,14 +88,14 @@ def run_study(
         CrossfrontError: what the user can mend, before anything is lost.
     """
     display = display or Silent()
-    with study.folder.driving():
+    with study.folder.driving(), ExitStack() as ending:
         if overrides:
             study.reconfigure(overrides)
         problem = load_problem(study.config)
         again = study.requeue_interrupted()
         if again:
             display.message(f"{again} interrupted trials are queued again")
-        mirror = MlflowMirror(study)
+        mirror = ending.enter_context(closing(MlflowMirror(study)))
         dense_s = _ensure_dense(study, problem, display)
         before = {trial.number for trial in study.ended()}
         spent = study.spent

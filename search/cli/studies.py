@@ -57,9 +57,9 @@ def search(
             print(f"# not set: {setting}")
         return
     from search.evaluate import check_problem, load_problem
+    from search.mlflow_store import check_tracking
     from search.run import make_space
     from search.study import Study
-    from search.tracking import check_tracking
 
     folder = StudyFolder(storage, settings.study.name)
     if not folder.exists:  # what is wrong is better known before there is a study
