@@ -28,6 +28,7 @@ _CHECKPOINT_TAG = "crossfront.checkpoint"
 _CHECKPOINT = "checkpoint"
 _LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 _HTTP = ("http://", "https://")
+_DATABASES = ("postgresql", "mysql", "mssql")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +258,8 @@ def _connect(uri: str) -> Any:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
+        if uri.startswith(_DATABASES):
+            _check_database(uri)
         client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     except Exception as error:
@@ -278,9 +281,16 @@ def _check_health(uri: str) -> None:
         ) from None
 
 
+def _check_database(uri: str) -> None:
+    """Fails at once where MLflow would try for minutes."""
+    import sqlalchemy
+
+    sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool).connect().close()
+
+
 def _refusal(uri: str, error: Exception) -> str:
     """Why a store could not be opened, and what to do."""
-    text = reason(error)
+    text = reason(getattr(error, "orig", error))  # SQLAlchemy's own text ends in a link
     if "401" in text or "not authenticated" in text:
         user = os.environ.get("MLFLOW_TRACKING_USERNAME")
         who = "a request without login" if user is None else f"the login of user {user!r}"

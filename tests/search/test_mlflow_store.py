@@ -72,7 +72,7 @@ def test_local_database_needs_no_check() -> None:
 
 def test_database_driver_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = ModuleNotFoundError("No module named 'psycopg2'")
-    monkeypatch.setattr(mlflow, "MlflowClient", failing(missing))
+    monkeypatch.setattr("sqlalchemy.create_engine", failing(missing))
     with pytest.raises(TrackingError, match=r"psycopg2.*install crossfront\[postgres\]"):
         check_tracking("postgresql://127.0.0.1/x")
 
