@@ -28,6 +28,7 @@ _CHECKPOINT_TAG = "crossfront.checkpoint"
 _CHECKPOINT = "checkpoint"
 _LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 _HTTP = ("http://", "https://")
+_SQLITE = "sqlite"
 _DATABASES = ("postgresql", "mysql", "mssql")
 
 
@@ -55,18 +56,19 @@ class MlflowStore:
     Args:
         uri: a server or a database; a local database is made here, before any worker.
         experiment: its name; made if it is not there.
-        artifacts: where a new experiment keeps files; None leaves it to the server.
+        artifacts: where a new experiment in a database keeps files; a server knows a place.
 
     Raises:
         TrackingError: the store cannot be reached, or refuses the login.
     """
 
-    def __init__(self, uri: str, experiment: str, artifacts: str | None) -> None:
+    def __init__(self, uri: str, experiment: str, artifacts: str) -> None:
         self._uri = uri
         self._client = _connect(uri)
         found = self._client.get_experiment_by_name(experiment)
+        place = artifacts if uri.startswith((_SQLITE, *_DATABASES)) else None
         self._experiment = (
-            self._client.create_experiment(experiment, artifact_location=artifacts)
+            self._client.create_experiment(experiment, artifact_location=place)
             if found is None
             else found.experiment_id
         )
@@ -77,6 +79,7 @@ class MlflowStore:
         """Trials whose run is tagged as on the front."""
         self.checkpoints: set[int] = set()
         """Trials whose run may carry a checkpoint."""
+        self._whole: set[int] = set()
         self._begun: dict[int, str] = {}
         self._doubtful: set[int] = set()
 
@@ -117,8 +120,11 @@ class MlflowStore:
             self.runs[number] = run_id
             if run.data.tags.get(_PARETO_TAG) == "true":
                 self.pareto.add(number)
-            if run.data.tags.get(_CHECKPOINT_TAG) == "true":
+            kept = run.data.tags.get(_CHECKPOINT_TAG)
+            if kept in ("partly", "true"):
                 self.checkpoints.add(number)
+            if kept == "true":
+                self._whole.add(number)
 
     def send(self, trial: TrialRun) -> None:
         """Writes the run of an ended trial, in three calls."""
@@ -145,9 +151,12 @@ class MlflowStore:
 
     def keep_checkpoint(self, number: int, folder: Path) -> None:
         """Adds a trial's checkpoint to its run; one that is not there any more is left out."""
-        if number in self.runs and folder.is_dir():
-            self._client.set_tag(self.runs[number], _CHECKPOINT_TAG, "true")
-            self._client.log_artifacts(self.runs[number], str(folder), _CHECKPOINT)
+        if number in self._whole or number not in self.runs or not folder.is_dir():
+            return
+        self._client.set_tag(self.runs[number], _CHECKPOINT_TAG, "partly")
+        self._client.log_artifacts(self.runs[number], str(folder), _CHECKPOINT)
+        self._client.set_tag(self.runs[number], _CHECKPOINT_TAG, "true")
+        self._whole.add(number)
 
     def drop_checkpoint(self, number: int) -> None:
         """Deletes the checkpoint of a trial's run."""
@@ -157,6 +166,7 @@ class MlflowStore:
         if self._client.list_artifacts(self.runs[number], _CHECKPOINT):
             get_artifact_repository(uri, tracking_uri=self._uri).delete_artifacts(_CHECKPOINT)
         self._client.set_tag(self.runs[number], _CHECKPOINT_TAG, "false")
+        self._whole.discard(number)
 
     def log_summary(self, metrics: Mapping[str, float], time_ms: int) -> None:
         """Metrics of the parent run."""

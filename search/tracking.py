@@ -81,7 +81,7 @@ class MlflowMirror:
         self._waiting: set[int] = set()
         self._sent = frozenset(self._store.runs)
         known = mirrored_runs(study)
-        self._arrived = deque(run for run in self._store.runs.items() if run[0] not in known)
+        self._arrived = deque(run for run in self._store.runs.items() if run not in known.items())
         self._ended = False
         self._sender = _Sender(shown(self.uri))
         self._retag({trial.number: values(trial) for trial in study.front()}, self._store.pareto)
@@ -95,7 +95,7 @@ class MlflowMirror:
     def sync(self) -> None:
         """Queues what the study has and the store has not; never waits for the store.
 
-        Its cost does not grow with the trials that have ended before.
+        Reads only trials that have ended since the last call.
         """
         self._note_runs()
         new = self._newly_ended()
@@ -141,12 +141,12 @@ class MlflowMirror:
         self._retag(front, set(self._front))
         for number in sorted(store.checkpoints - set(front)):
             post(partial(store.drop_checkpoint, number))
-        for number in sorted(set(front) - store.checkpoints):
+        for number in sorted(front):
             post(partial(store.keep_checkpoint, number, self.study.folder.checkpoint(number)))
         post(partial(store.log_summary, _summary(self.study), int(time.time() * 1000)))
         for path in files.values():
             post(partial(store.log_file, path))
-        post(partial(store.log_text, "config.toml", self.study.config.to_toml()))
+        post(partial(store.log_text, "config.toml", shown(self.study.config.to_toml())))
         environment = json.dumps(describe_environment(), indent=1)
         post(partial(store.log_text, "environment.json", environment))
         post(store.survey)
@@ -163,12 +163,8 @@ class MlflowMirror:
     def _open_store(self) -> MlflowStore:
         """The store with the study's parent run: the one that it has, or a new one."""
         study, config = self.study, self.study.config
-        is_server = self.uri.startswith(("http://", "https://"))
-        store = MlflowStore(
-            self.uri,
-            config.mlflow.experiment,
-            artifacts=None if is_server else study.folder.artifacts.as_uri(),
-        )
+        artifacts = study.folder.artifacts.as_uri()
+        store = MlflowStore(self.uri, config.mlflow.experiment, artifacts)
         note = study.notes().get(_PARENT_NOTE)
         configured = config.mlflow.tracking_uri  # None: the storage's own, wherever it lies
         if note is None or note["uri"] != configured or "key" not in note:

@@ -450,6 +450,23 @@ def test_front_members_carry_their_checkpoint_while_they_are_on_the_front(
     assert artifacts_of(study, 2) == ["checkpoint/manifest.json"]
 
 
+def test_checkpoint_that_a_killed_driver_sent_in_part_is_sent_again(
+    study: Study, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.tracking, "_PATIENCE_S", 0.1)
+    mirror = start(study)
+    checkpoint(study, try_one(study, done(0.8, 0.5)))
+    send(mirror)
+    with monkeypatch.context() as dying:
+        dying.setattr(mirror._store._client, "log_artifacts", failing(OSError("the driver dies")))
+        assert not mirror.finish({}, complete=True)
+        kill(mirror)
+    assert artifacts_of(study, 0) == []
+    monkeypatch.setattr(search.tracking, "_PATIENCE_S", 60.0)
+    assert start(Study.open(study.folder)).finish({}, complete=True)
+    assert artifacts_of(study, 0) == ["checkpoint/manifest.json"]
+
+
 def test_parent_that_the_store_has_lost_is_made_anew(
     study: Study, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
