@@ -259,6 +259,8 @@ def shown(text: str) -> str:
 def _connect(uri: str) -> Any:
     """A client of a store that answers and lets us in."""
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    # Standard output is ours, and each link costs two requests.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     if uri.startswith(_HTTP):

@@ -88,7 +88,9 @@ def runs_of(study: Study) -> tuple[Any, dict[int, Any]]:
     return parent, found
 
 
-def test_study_is_mirrored_over_postgresql_with_a_login(study: Study) -> None:
+def test_study_is_mirrored_over_postgresql_with_a_login(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
     check_tracking(study.config.mlflow.tracking_uri)
     mirror = MlflowMirror(study)
     for accuracy, cost in ((0.8, 0.5), (0.7, 0.6), (0.9, 0.7)):
@@ -103,6 +105,7 @@ def test_study_is_mirrored_over_postgresql_with_a_login(study: Study) -> None:
     last = try_one(again, done(0.95, 0.4))  # takes everyone's place on the front
     assert mirror.finish({}, complete=True)
     mirror.close()
+    assert capsys.readouterr().out == ""  # MLflow would print links there
     parent, children = runs_of(study)
     assert parent.info.status == "FINISHED"
     assert {run.info.status for run in children.values()} == {"FINISHED"}
