@@ -6,6 +6,7 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -113,14 +114,15 @@ def _drive(
         study.reconfigure(overrides, keep=leads)
     problem = load_problem(study.config)
     study.join()
-    try:
+    with ExitStack() as ending:
+        ending.callback(study.leave)
         again = study.requeue_interrupted()
         if again:
             display.message(f"{again} interrupted trials are queued again")
         if not leads:
             display.message("another process drives this study; joining it")
             _await_dense(study)
-        mirror = MlflowMirror(study) if leads else None
+        mirror = ending.enter_context(closing(MlflowMirror(study))) if leads else None
         dense_s = _ensure_dense(study, problem, display) if leads else 0.0
         before = {trial.number for trial in study.ended()}
         spent = study.spent
@@ -129,12 +131,11 @@ def _drive(
         if not study.over:
             searcher_s, error = _search(study, problem, mirror, display)
         search_s = time.perf_counter() - started
-    finally:
         study.leave()
-    complete = study.over
-    drop_checkpoints_off_front(study)
-    files = {**write_tables(study), "report": write_report(study)}
-    mirrored = mirror is None or mirror.finish(files, complete=complete)
+        complete = study.over
+        drop_checkpoints_off_front(study)
+        files = {**write_tables(study), "report": write_report(study)}
+        mirrored = mirror is None or mirror.finish(files, complete=complete)
     display.close()
     if error is not None:
         raise error

@@ -1,17 +1,24 @@
 """MLflow as the study's mirror: one parent run, one child run per trial, written by the driver.
 
-`sync` compares the study with what has been mirrored and sends the difference, so a server that was
-away, or a driver that was killed, costs nothing but delay.
+The driver never waits for the store. `sync` reads from the study what is new and queues it as
+plain data; a thread of the mirror sends it, in order, and repeats what fails until it works. The
+study is read by the driver's thread alone (Optuna's storages tell writers apart by thread), and
+MLflow is written by the mirror's thread alone.
+
+The queue lives in memory and needs no spool: the study on disk has every result, and the store
+itself says which runs it has. So a server that was away, or a driver that was killed, costs
+nothing but delay: the next driver compares the two and sends the difference.
 """
 
 import json
 import logging
-import os
-import tempfile
+import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +26,33 @@ from optuna.trial import FrozenTrial
 
 from hwmodel.errors import TrackingError
 from search.environment import describe_environment
-from search.evaluate import COMPLETE, FAILED
+from search.evaluate import FAILED
+from search.mlflow_store import MlflowStore, TrialRun, is_refusal, reason, shown
 from search.objectives import COSTS
-from search.study import Study, candidate_of, status
+from search.study import MEASURED, Study, candidate_of, status
 from spaces.candidate import Candidate
 
-__all__ = ["MlflowMirror", "check_tracking", "mirrored_runs", "tracking_uri"]
+__all__ = ["MlflowMirror", "mirrored_runs", "tracking_uri"]
 
 _LOG = logging.getLogger(__name__)
-_RETRY_S = 30.0
-_PARENT_TAG = "mlflow.parentRunId"
-_TRIAL_TAG = "crossfront.trial"
 _STUDY_TAG = "crossfront.study"
-_CHECKPOINT = "checkpoint"
-
-
-def check_tracking(uri: str | None) -> None:
-    """Refuses a tracking server that does not answer; None stands for the local database.
-
-    Raises:
-        TrackingError: naming the server and what it said.
-    """
-    if uri is not None:
-        _connect(uri)
+_PARENT_NOTE = "mlflow_parent"
+_RUN_NOTE = "run."
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
+_PATIENCE_S = 60.0
+_CLOSING_S = 10.0
 
 
 def tracking_uri(study: Study) -> str:
     """Where a study is mirrored: what its configuration says, or the storage's own database."""
     return study.config.mlflow.tracking_uri or study.folder.tracking_uri
+
+
+def mirrored_runs(study: Study) -> dict[int, str]:
+    """MLflow run ids by trial number, as the driver noted them."""
+    notes = study.notes().items()
+    return {int(k.removeprefix(_RUN_NOTE)): v for k, v in notes if k.startswith(_RUN_NOTE)}
 
 
 class MlflowMirror:
@@ -56,46 +62,66 @@ class MlflowMirror:
         study: the study to mirror; only its driver may.
 
     Raises:
-        TrackingError: the server cannot be reached.
+        TrackingError: the store cannot be reached.
     """
 
     def __init__(self, study: Study) -> None:
         self.study = study
         self.uri = tracking_uri(study)
-        self._pareto: dict[int, bool] = {}
-        self._runs: dict[int, str] = {}
-        self._half: dict[int, str] = {}
-        self._down_until = 0.0
-        self._client = _connect(self.uri)
         try:
-            self._experiment = self._open_experiment()
-            self.parent = self._open_parent()
-            self._find_runs()
+            self._store = self._open_store()
+        except TrackingError:
+            raise
         except Exception as error:
-            raise TrackingError(f"tracking store {self.uri}: {_reason(error)}") from None
+            raise TrackingError(f"tracking store {shown(self.uri)}: {reason(error)}") from None
+        self._seen = 0
+        self._open: list[int] = []
+        self._front: set[int] = set()
+        self._waiting: set[int] = set()
+        self._sent = frozenset(self._store.runs)
+        known = mirrored_runs(study)
+        self._arrived = deque(run for run in self._store.runs.items() if run not in known.items())
+        self._ended = False
+        self._sender = _Sender(shown(self.uri))
+        self._retag({trial.number for trial in study.front()}, self._store.pareto)
+        self.sync()
 
-    def sync(self) -> bool:
-        """Sends what the store does not have yet; a store that is away is tried again later.
+    @property
+    def parent(self) -> str:
+        """The parent's run id."""
+        return self._store.parent
+
+    def sync(self) -> None:
+        """Queues what the study has and the store has not; never waits for the store.
+
+        Reads only trials that have ended since the last call.
+        """
+        self._note_runs()
+        new = self._newly_ended()
+        before = self._front
+        if new:
+            self._front = {trial.number for trial in self.study.front()}
+        unsent = [trial for trial in new if trial.number not in self._sent]
+        for trial in unsent:
+            run = _trial_run(self.study, trial, pareto=trial.number in self._front)
+            self._sender.post(partial(self._send, run))
+        self._waiting |= {trial.number for trial in unsent}
+        changed = (before ^ self._front) - {trial.number for trial in unsent}
+        for number in sorted(changed):
+            self._sender.post(partial(self._store.set_pareto, number, number in self._front))
+
+    def flush(self, patience_s: float = _PATIENCE_S) -> bool:
+        """Waits until the store has everything that is queued.
+
+        Args:
+            patience_s: how long to wait without anything being sent.
 
         Returns:
-            Whether the store now has everything.
+            Whether nothing is queued any more.
         """
-        if time.monotonic() < self._down_until:
-            return False
-        try:
-            for trial in self.study.ended():
-                if trial.number not in self._runs:
-                    self._mirror(trial)
-            self._move_pareto_tags()
-        except Exception as error:
-            self._down_until = time.monotonic() + _RETRY_S
-            _LOG.warning(
-                "tracking store %s: %s; the study keeps every result and sends it later",
-                self.uri,
-                _reason(error),
-            )
-            return False
-        return True
+        sent = self._sender.wait(patience_s)
+        self._note_runs()
+        return sent
 
     def finish(self, files: Mapping[str, Path], *, complete: bool) -> bool:
         """Brings everything up to date and closes the parent run.
@@ -107,200 +133,217 @@ class MlflowMirror:
         Returns:
             Whether the store has everything.
         """
-        self._down_until = 0.0
-        if not self.sync():
-            return False
-        try:
-            self._keep_front_checkpoints()
-            self._log_summary()
-            for path in files.values():
-                self._client.log_artifact(self.parent, str(path))
-            self._log_text("config.toml", self.study.config.to_toml())
-            self._log_text("environment.json", json.dumps(describe_environment(), indent=1))
-            self._client.set_terminated(self.parent, "FINISHED" if complete else "KILLED")
-        except Exception as error:
-            _LOG.warning("tracking store %s: %s", self.uri, _reason(error))
-            return False
-        return True
+        self.sync()
+        post, store = self._sender.post, self._store
+        members = self.study.front()
+        front = {trial.number for trial in members}
+        self._retag(front, self._front)
+        for number in sorted(store.checkpoints - front):
+            post(partial(store.drop_checkpoint, number))
+        for trial in members:
+            post(partial(store.keep_checkpoint, trial.number, self.study.checkpoint(trial)))
+        post(partial(store.log_summary, _summary(self.study), int(time.time() * 1000)))
+        for path in files.values():
+            post(partial(store.log_file, path))
+        post(partial(store.log_text, "config.toml", shown(self.study.config.to_toml())))
+        environment = json.dumps(describe_environment(), indent=1)
+        post(partial(store.log_text, "environment.json", environment))
+        post(store.survey)
+        self._end("FINISHED" if complete else "KILLED")
+        return self._flushed(_PATIENCE_S)
 
-    def _open_experiment(self) -> str:
-        name = self.study.config.mlflow.experiment
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        local = self.study.config.mlflow.tracking_uri is None
-        artifacts = self.study.folder.artifacts.as_uri() if local else None
-        return str(self._client.create_experiment(name, artifact_location=artifacts))
+    def close(self) -> None:
+        """Stops the mirror's thread; a parent run that `finish` did not end is ended as killed."""
+        if not self._ended:
+            self._end("KILLED")
+            self._flushed(_CLOSING_S)
+        self._sender.stop(_CLOSING_S)
 
-    def _open_parent(self) -> str:
-        """The study's parent run: the one that was noted, if this store has it, or a new one."""
-        import mlflow
-
-        noted = self.study.notes().get("mlflow_parent")
-        store = self.study.config.mlflow.tracking_uri  # None: the storage's own, wherever it lies
-        if noted is not None and noted["uri"] == store:
-            try:
-                self._client.update_run(noted["run_id"], status="RUNNING")
-                return str(noted["run_id"])
-            except mlflow.exceptions.MlflowException:
-                _LOG.warning("tracking store %s has lost run %s", self.uri, noted["run_id"])
-        config = self.study.config
-        run = self._client.create_run(
-            self._experiment,
-            run_name=self.study.folder.name,
-            tags={
-                _STUDY_TAG: self.study.folder.name,
+    def _open_store(self) -> MlflowStore:
+        """The store with the study's parent run: the one that it has, or a new one."""
+        study, config = self.study, self.study.config
+        artifacts = study.folder.artifacts.as_uri()
+        store = MlflowStore(self.uri, config.mlflow.experiment, artifacts)
+        note = study.notes().get(_PARENT_NOTE)
+        configured = config.mlflow.tracking_uri  # None: the storage's own, wherever it lies
+        if note is None or note["uri"] != configured or "key" not in note:
+            # Noted before the run is made, so that no crash in between can orphan it.
+            note = {"uri": configured, "key": uuid.uuid4().hex}
+            study.note(_PARENT_NOTE, note)
+        run_id = store.open_parent(
+            note["key"],
+            study.folder.name,
+            {
+                _STUDY_TAG: study.folder.name,
                 "crossfront.objectives": ", ".join(config.study.objectives),
                 "crossfront.law": config.hardware.law,
             },
         )
-        run_id = str(run.info.run_id)
-        self.study.note("mlflow_parent", {"uri": store, "run_id": run_id})
-        return run_id
+        if note.get("run_id") != run_id:
+            if "run_id" in note:
+                _LOG.warning("tracking store %s has lost run %s", shown(self.uri), note["run_id"])
+            study.note(_PARENT_NOTE, {**note, "run_id": run_id})
+        return store
 
-    def _find_runs(self) -> None:
-        """Learns which trials the store has already."""
-        token = None
-        while True:
-            page = self._client.search_runs(
-                [self._experiment], f"tags.`{_PARENT_TAG}` = '{self.parent}'", page_token=token
-            )
-            for run in page:
-                number = int(run.data.tags[_TRIAL_TAG])
-                if run.info.status == "RUNNING":  # the driver died while it wrote this run
-                    self._client.delete_run(run.info.run_id)
-                    continue
-                self._runs[number] = run.info.run_id
-                self._pareto[number] = run.data.tags.get("pareto") == "true"
-            token = page.token
-            if not token:
-                return
+    def _newly_ended(self) -> list[FrozenTrial]:
+        """Trials that have ended since the last call."""
+        trials = self.study.trials()
+        candidates = [*self._open, *range(self._seen, len(trials))]
+        self._seen = len(trials)
+        self._open = [n for n in candidates if not trials[n].state.is_finished()]
+        return [trials[n] for n in candidates if trials[n].state.is_finished()]
 
-    def _mirror(self, trial: FrozenTrial) -> None:
-        """Writes one ended trial as a child run; what an earlier attempt left half done goes."""
-        import mlflow
+    def _retag(self, front: set[int], tagged: set[int]) -> None:
+        """Makes this the front, where the store's tags, once the queue is sent, say another."""
+        for number in sorted(tagged ^ front):
+            self._sender.post(partial(self._store.set_pareto, number, number in front))
+        self._front = front
 
-        if trial.number in self._half:
-            self._client.delete_run(self._half[trial.number])
-            del self._half[trial.number]
-        outcome = status(trial)
-        tags = {
-            _PARENT_TAG: self.parent,
-            _TRIAL_TAG: str(trial.number),
-            _STUDY_TAG: self.study.folder.name,
-            "status": outcome,
-            "pareto": "false",
-        }
-        if "reason" in trial.user_attrs:
-            tags["reason"] = str(trial.user_attrs["reason"])[:5000]
-        run = self._client.create_run(
-            self._experiment,
-            start_time=_ms(trial.datetime_start),
-            run_name=f"{self.study.folder.name}-{trial.number:04d}",
-            tags=tags,
+    def _send(self, run: TrialRun) -> None:
+        """Writes a trial's run and tells the driver; in the mirror's thread."""
+        self._store.send(run)
+        self._arrived.append((run.number, self._store.runs[run.number]))
+
+    def _note_runs(self) -> None:
+        """Notes run ids that have come to be, so that reports find them."""
+        while self._arrived:
+            number, run_id = self._arrived.popleft()
+            self.study.note(f"{_RUN_NOTE}{number}", run_id)
+            self._waiting.discard(number)
+
+    def _end(self, ending: str) -> None:
+        self._sender.post(partial(self._store.end_parent, ending))
+        self._ended = True
+
+    def _flushed(self, patience_s: float) -> bool:
+        """Like `flush`, but says what is missing."""
+        sent = self.flush(patience_s)
+        if sent and not self._waiting:
+            return True
+        _LOG.warning(
+            "tracking store %s: still to be sent: %d trials%s; 'crossfront resume %s' sends it",
+            shown(self.uri),
+            len(self._waiting),
+            "" if sent else " and the end of the study",
+            self.study.folder.name,
         )
-        run_id = run.info.run_id
-        self._half[trial.number] = run_id
-        evaluation = trial.user_attrs.get("evaluation", {})
-        metrics = _metrics(evaluation.get("values", {}))
-        if evaluation.get("adc_bits"):
-            metrics["max_adc_bits"] = max(evaluation["adc_bits"].values())
-        if "total" in evaluation.get("seconds", {}):
-            metrics["seconds"] = evaluation["seconds"]["total"]
-        params = _params(candidate_of(trial)) if "candidate" in trial.user_attrs else {}
-        self._client.log_batch(
-            run_id,
-            metrics=_as_metrics(metrics),
-            params=[mlflow.entities.Param(key, str(value)) for key, value in params.items()],
-        )
-        ending = {COMPLETE: "FINISHED", FAILED: "FAILED"}.get(outcome, "KILLED")
-        self._client.set_terminated(run_id, ending, end_time=_ms(trial.datetime_complete))
-        del self._half[trial.number]
-        self._runs[trial.number] = run_id
-        self._pareto[trial.number] = False
-        self.study.note(f"run.{trial.number}", run_id)
-
-    def _move_pareto_tags(self) -> None:
-        """Sets the `pareto` tag of runs that joined or left the front."""
-        front = {trial.number for trial in self.study.front()}
-        for number, was in self._pareto.items():
-            now = number in front
-            if now != was:
-                self._client.set_tag(self._runs[number], "pareto", str(now).lower())
-                self._pareto[number] = now
-
-    def _keep_front_checkpoints(self) -> None:
-        """Front members carry their checkpoint as an artifact; runs that left it do not."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        front = {trial.number for trial in self.study.front()}
-        for number, run_id in self._runs.items():
-            has = bool(self._client.list_artifacts(run_id, _CHECKPOINT))
-            folder = self.study.checkpoint(self.study.trials()[number])
-            if number in front and not has and folder.is_dir():
-                self._client.log_artifacts(run_id, str(folder), _CHECKPOINT)
-            if number not in front and has:
-                uri = self._client.get_run(run_id).info.artifact_uri
-                get_artifact_repository(uri).delete_artifacts(_CHECKPOINT)
-
-    def _log_summary(self) -> None:
-        """The parent's few metrics: the dense baseline and the hypervolume."""
-        dense = self.study.dense
-        values = {} if dense is None else _metrics(dense.values)
-        metrics = {f"dense_{key}": value for key, value in values.items()}
-        metrics["hypervolume"] = self.study.hypervolume()
-        self._client.log_batch(self.parent, metrics=_as_metrics(metrics))
-
-    def _log_text(self, name: str, text: str) -> None:
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / name
-            path.write_text(text)
-            self._client.log_artifact(self.parent, str(path))
+        return False
 
 
-def _connect(uri: str) -> Any:
-    """A client of a store that answers; the local database is made here, before any worker."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    if uri.startswith(("http://", "https://")):
+class _Sender:
+    """A thread that does jobs in order, each until it works or is refused.
+
+    Args:
+        name: of the store, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._progress = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="mlflow-mirror", daemon=True)
+        self._thread.start()
+
+    def post(self, job: Callable[[], None]) -> None:
+        """Adds a job; one that fails is called again."""
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify_all()
+
+    def wait(self, patience_s: float) -> bool:
+        """Whether all jobs are done, once they are or nothing happens for so many seconds."""
+        with self._changed:
+            started = time.monotonic()
+            while self._jobs and not self._stopped:
+                left = max(started, self._progress) + patience_s - time.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(left)
+            return not self._jobs
+
+    def stop(self, patience_s: float) -> None:
+        """Ends the thread after the call that it is in; what is queued stays undone."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join(patience_s)
+
+    def _run(self) -> None:
+        pause = _FIRST_PAUSE_S
+        while (job := self._next()) is not None:
+            if self._do(job, warn=pause == _FIRST_PAUSE_S):
+                pause = _FIRST_PAUSE_S
+                continue
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped, pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _next(self) -> Callable[[], None] | None:
+        """The job to do, once there is one; None once the thread is to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._stopped)
+            return None if self._stopped else self._jobs[0]
+
+    def _do(self, job: Callable[[], None], *, warn: bool) -> bool:
+        """Whether the job is over: done, or refused for good."""
         try:
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
-                pass
-        except urllib.error.HTTPError:
-            pass  # it answers; a server behind a login refuses this page
-        except (OSError, ValueError) as error:
-            raise TrackingError(
-                f"tracking server {uri} cannot be reached ({_reason(error)}); start it, or leave "
-                "[mlflow] tracking_uri out to use a local database"
-            ) from None
-    import mlflow
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except Exception as error:
-        raise TrackingError(f"tracking store {uri}: {_reason(error)}") from None
+            job()
+        except Exception as error:
+            refused = is_refusal(error)
+            if refused or warn:
+                then = "left out" if refused else "the study keeps every result and sends it later"
+                _LOG.warning("tracking store %s: %s; %s", self._name, reason(error), then)
+            if not refused:
+                return False
+        with self._changed:
+            self._jobs.popleft()
+            self._progress = time.monotonic()
+            self._changed.notify_all()
+        return True
 
 
-def mirrored_runs(study: Study) -> dict[int, str]:
-    """MLflow run ids by trial number, as the driver noted them."""
-    prefix = "run."
-    notes = study.notes().items()
-    return {int(k.removeprefix(prefix)): v for k, v in notes if k.startswith(prefix)}
+def _trial_run(study: Study, trial: FrozenTrial, *, pareto: bool) -> TrialRun:
+    """What the run of an ended trial says: all that the mirror reads of a trial."""
+    outcome = status(trial)
+    endings = {FAILED: "FAILED", **dict.fromkeys(MEASURED, "FINISHED")}
+    tags = {_STUDY_TAG: study.folder.name, "status": outcome}
+    if "reason" in trial.user_attrs:
+        tags["reason"] = str(trial.user_attrs["reason"])[:5000]
+    evaluation = trial.user_attrs.get("evaluation", {})
+    metrics = _metrics(evaluation.get("values", {}))
+    if evaluation.get("adc_bits"):
+        metrics["max_adc_bits"] = float(max(evaluation["adc_bits"].values()))
+    if "total" in evaluation.get("seconds", {}):
+        metrics["seconds"] = float(evaluation["seconds"]["total"])
+    params = _params(candidate_of(trial)) if "candidate" in trial.user_attrs else {}
+    assert trial.datetime_complete is not None  # it has ended
+    start = trial.datetime_start
+    return TrialRun(
+        number=trial.number,
+        name=f"{study.folder.name}-{trial.number:04d}",
+        ending=endings.get(outcome, "KILLED"),
+        start_ms=None if start is None else int(start.timestamp() * 1000),
+        end_ms=int(trial.datetime_complete.timestamp() * 1000),
+        pareto=pareto,
+        tags=tags,
+        params={key: str(value) for key, value in params.items()},
+        metrics=metrics,
+    )
 
 
-def _metrics(values: Mapping[str, float]) -> dict[str, float]:
+def _summary(study: Study) -> dict[str, float]:
+    """The parent's few metrics: the dense baseline and the hypervolume."""
+    dense = study.dense
+    found = {} if dense is None else _metrics(dense.values)
+    metrics = {f"dense_{key}": value for key, value in found.items()}
+    return {**metrics, "hypervolume": study.hypervolume()}
+
+
+def _metrics(found: Mapping[str, float]) -> dict[str, float]:
     """Objectives under names that carry their SI units."""
-    return {COSTS.get(name, name): float(value) for name, value in values.items()}
-
-
-def _as_metrics(values: Mapping[str, float]) -> list[Any]:
-    import mlflow
-
-    now = int(time.time() * 1000)
-    return [mlflow.entities.Metric(key, value, now, 0) for key, value in values.items()]
+    return {COSTS.get(name, name): float(value) for name, value in found.items()}
 
 
 def _params(candidate: Candidate) -> dict[str, Any]:
@@ -317,15 +360,6 @@ def _params(candidate: Candidate) -> dict[str, Any]:
     for name, own in candidate.plan.per_layer.items():
         params |= {f"{name}.wordlines": own.wordlines, f"{name}.bitlines": own.bitlines}
     for name, setting in candidate.layers.items():
-        params[f"{name}.nonzeros"] = setting.nonzeros
-        params[f"{name}.kept_shapes"] = setting.kept_shapes
-        params[f"{name}.kept_filters"] = setting.kept_filters
+        found = asdict(setting).items()
+        params |= {f"{name}.{field}": value for field, value in found if value is not None}
     return params
-
-
-def _ms(moment: Any) -> int | None:
-    return None if moment is None else int(moment.timestamp() * 1000)
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

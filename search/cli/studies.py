@@ -58,9 +58,9 @@ def search(
             print(f"# not set: {setting}")
         return
     from search.evaluate import check_problem, load_problem
+    from search.mlflow_store import check_tracking
     from search.run import make_space
     from search.study import Study
-    from search.tracking import check_tracking
 
     folder = StudyFolder(storage, settings.study.name)
     if not folder.exists:  # what is wrong is better known before there is a study
@@ -165,13 +165,14 @@ def ui(
     """Open MLflow's own interface on this machine: crossfront ui lenet5."""
     from search.cli.output import say
     from search.folder import StudyFolder
+    from search.mlflow_store import shown
     from search.study import Study
     from search.tracking import tracking_uri
 
     study = Study.open(StudyFolder(storage, name))
     uri = tracking_uri(study)
     if uri.startswith(("http://", "https://")):
-        say(f"study {name} is on the tracking server {uri}")
+        say(f"study {name} is on the tracking server {shown(uri)}")
         return
     chosen = _free_port(port)
     parent = study.notes().get("mlflow_parent", {}).get("run_id", "")

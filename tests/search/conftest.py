@@ -1,5 +1,6 @@
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from search.study import Study
 from tests.search.fakes import new_study
+from tests.search.servers import running_postgres
 
 torch.set_num_threads(1)
 
@@ -38,3 +40,10 @@ def storage(tmp_path: Path, empty_database: Path) -> Path:
     """A storage folder whose MLflow database is there already."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A private PostgreSQL server; `new_database(postgres_url)` is a database of one's own."""
+    with running_postgres() as url:
+        yield url

@@ -5,13 +5,33 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
 
+import search.run
 from hwmodel.errors import ClusterError
 from search.config import RayConfig
-from search.run import _start_ray, drop_checkpoints_off_front
+from search.run import _start_ray, drop_checkpoints_off_front, run_study
 from search.study import Study
-from tests.search.fakes import DENSE_VALUES, Ladder, done, failed, price, try_one
+from search.tracking import tracking_uri
+from tests.search.fakes import DENSE_VALUES, Ladder, done, failed, new_study, price, try_one
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_run_that_ends_in_an_error_leaves_no_running_run(
+    storage: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    study = new_study(storage)
+    monkeypatch.setattr(search.run, "load_problem", lambda config: None)
+    monkeypatch.setattr(search.run, "_ensure_dense", fail)
+    with pytest.raises(error):
+        run_study(study)
+    client = mlflow.MlflowClient(tracking_uri(study))
+    (parent,) = client.search_runs([client.get_experiment_by_name("crossfront").experiment_id])
+    assert parent.info.status == "KILLED"
 
 
 def test_only_the_front_and_running_trials_keep_their_checkpoints(study: Study) -> None:

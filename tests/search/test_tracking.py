@@ -1,8 +1,9 @@
 import json
 import logging
 import shutil
-import socket
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import pytest
 import search.tracking
 from hwmodel.errors import TrackingError
 from search.study import Study
-from search.tracking import MlflowMirror, check_tracking, mirrored_runs, tracking_uri
-from spaces import Candidate, Suggester
-from tests.search.fakes import DENSE_VALUES, Ladder, done, failed, new_study, try_one
+from search.tracking import MlflowMirror, mirrored_runs, tracking_uri
+from spaces import Candidate, LayerSetting, Suggester
+from tests.search.fakes import DENSE_VALUES, Ladder, done, failed, new_study, price, try_one
 
 PARENT = "mlflow.parentRunId"
+
+Start = Callable[[Study], MlflowMirror]
 
 
 @pytest.fixture
@@ -29,7 +32,40 @@ def study(storage: Path) -> Study:
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that was away is tried again at once."""
-    monkeypatch.setattr(search.tracking, "_RETRY_S", 0.0)
+    monkeypatch.setattr(search.tracking, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(search.tracking, "_LONGEST_PAUSE_S", 0.02)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Makes mirrors whose threads end with the test, as if their drivers had been killed."""
+    mirrors: list[MlflowMirror] = []
+
+    def mirror_of(study: Study) -> MlflowMirror:
+        mirrors.append(MlflowMirror(study))
+        return mirrors[-1]
+
+    yield mirror_of
+    for mirror in mirrors:
+        kill(mirror)
+
+
+def kill(mirror: MlflowMirror) -> None:
+    """What remains of a driver's mirror once the driver is gone: nothing."""
+    mirror._sender.stop(10.0)
+
+
+def send(mirror: MlflowMirror) -> None:
+    """Brings the store up to date."""
+    mirror.sync()
+    assert mirror.flush(30.0)
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def client_of(study: Study) -> Any:
@@ -81,12 +117,12 @@ def artifacts_of(study: Study, number: int) -> list[str]:
     return [f.path for f in client.list_artifacts(mirrored_runs(study)[number], "checkpoint")]
 
 
-def test_one_parent_and_a_child_for_each_ended_trial(study: Study) -> None:
-    mirror = MlflowMirror(study)
+def test_one_parent_and_a_child_for_each_ended_trial(study: Study, start: Start) -> None:
+    mirror = start(study)
     study.enqueue([{"x": 100}, {"x": 40}, {"x": 30}])
     assert try_one(study, done(0.8, 0.5)) == 1  # the first is infeasible
     try_one(study, failed("loss is nan"))
-    assert mirror.sync()
+    send(mirror)
     (parent,) = parents_of(study)
     assert parent.info.run_id == mirror.parent
     assert parent.info.run_name == "tiny"
@@ -105,11 +141,11 @@ def test_one_parent_and_a_child_for_each_ended_trial(study: Study) -> None:
     assert children[2].data.tags["reason"] == "loss is nan"
 
 
-def test_child_carries_candidate_and_measurements(study: Study) -> None:
-    mirror = MlflowMirror(study)
+def test_child_carries_candidate_and_measurements(study: Study, start: Start) -> None:
+    mirror = start(study)
     study.enqueue([{"x": 40}])
     try_one(study, done(0.8, 0.5, latency=7.0))
-    mirror.sync()
+    send(mirror)
     run = children_of(study)[0]
     assert run.data.params == {
         "method": "tinyadc",
@@ -121,6 +157,7 @@ def test_child_carries_candidate_and_measurements(study: Study) -> None:
         "fc1.nonzeros": "40",
         "fc1.kept_shapes": "1.0",
         "fc1.kept_filters": "1.0",
+        "fc1.whole_crossbars": "True",
     }
     assert run.data.metrics == {
         "accuracy": 0.8,
@@ -135,31 +172,31 @@ def test_child_carries_candidate_and_measurements(study: Study) -> None:
     }
 
 
-def test_running_trials_are_not_mirrored(study: Study) -> None:
-    mirror = MlflowMirror(study)
+def test_running_trials_are_not_mirrored(study: Study, start: Start) -> None:
+    mirror = start(study)
     study.enqueue([{"x": 40}])
-    assert mirror.sync()
+    send(mirror)
     assert children_of(study) == {}
 
 
-def test_nothing_is_sent_twice(study: Study) -> None:
-    mirror = MlflowMirror(study)
+def test_nothing_is_sent_twice(study: Study, start: Start) -> None:
+    mirror = start(study)
     for _ in range(2):
         try_one(study, done(0.8, 0.5))
         for _ in range(2):
-            assert mirror.sync()
+            send(mirror)
     assert len(children_of(study)) == len(study.ended())
 
 
-def test_run_ids_are_noted_in_the_study(study: Study) -> None:
-    mirror = MlflowMirror(study)
+def test_run_ids_are_noted_in_the_study(study: Study, start: Start) -> None:
+    mirror = start(study)
     number = try_one(study, done(0.8, 0.5))
-    mirror.sync()
+    send(mirror)
     assert mirrored_runs(Study.open(study.folder))[number] == children_of(study)[number].info.run_id
 
 
-def test_pareto_tag_moves_with_the_front(study: Study) -> None:
-    mirror = MlflowMirror(study)
+def test_pareto_tag_moves_with_the_front(study: Study, start: Start) -> None:
+    mirror = start(study)
     study.enqueue([{"x": x} for x in range(10, 14)])
     for accuracy, cost, front in (
         (0.8, 0.5, {0}),
@@ -168,22 +205,22 @@ def test_pareto_tag_moves_with_the_front(study: Study) -> None:
         (0.9, 0.2, {3}),
     ):
         try_one(study, done(accuracy, cost))
-        mirror.sync()
+        send(mirror)
         assert pareto_of(study) == front
 
 
-def test_resumed_driver_goes_on_where_the_last_one_stopped(study: Study) -> None:
+def test_resumed_driver_goes_on_where_the_last_one_stopped(study: Study, start: Start) -> None:
     study.enqueue([{"x": x} for x in range(10, 14)])
-    first = MlflowMirror(study)
+    first = start(study)
     try_one(study, done(0.8, 0.5))
     try_one(study, done(0.7, 0.3))
-    first.sync()
+    send(first)
     before = children_of(study)
     again = Study.open(study.folder)
-    second = MlflowMirror(again)
+    second = start(again)
     assert second.parent == first.parent
     try_one(again, done(0.9, 0.2))
-    assert second.sync()
+    send(second)
     after = children_of(study)
     assert {n: after[n].info.run_id for n in before} == {
         n: run.info.run_id for n, run in before.items()
@@ -193,81 +230,180 @@ def test_resumed_driver_goes_on_where_the_last_one_stopped(study: Study) -> None
     assert len(parents_of(study)) == 1
 
 
-def test_run_that_a_killed_driver_left_running_is_replaced(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+def test_run_that_a_killed_driver_left_running_is_completed(
+    study: Study, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror = MlflowMirror(study)
+    mirror = start(study)
     number = try_one(study, done(0.8, 0.5))
-    monkeypatch.setattr(mirror._client, "log_batch", failing(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
-        mirror.sync()
+    monkeypatch.setattr(mirror._store._client, "log_batch", failing(OSError("away")))
+    mirror.sync()
+    until(lambda: children_of(study))
+    kill(mirror)
     left = children_of(study)[number]
     assert left.info.status == "RUNNING"
-    assert MlflowMirror(Study.open(study.folder)).sync()
-    replaced = children_of(study)[number]
-    assert replaced.info.run_id != left.info.run_id
-    assert replaced.info.status == "FINISHED"
-    assert replaced.data.metrics["accuracy"] == 0.8
+    send(start(Study.open(study.folder)))
+    completed = children_of(study)[number]
+    assert completed.info.run_id == left.info.run_id
+    assert completed.info.status == "FINISHED"
+    assert completed.data.metrics["accuracy"] == 0.8
 
 
 @pytest.mark.parametrize("call", ["create_run", "log_batch", "set_terminated", "set_tag"])
 def test_store_that_fails_loses_nothing_and_catches_up(
     study: Study,
+    start: Start,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     call: str,
 ) -> None:
-    mirror = MlflowMirror(study)
+    mirror = start(study)
     numbers = {try_one(study, done(0.8, 0.5))}
-    assert mirror.sync()
+    send(mirror)
     with monkeypatch.context() as away, caplog.at_level(logging.WARNING, "search.tracking"):
-        away.setattr(mirror._client, call, failing(OSError("no\nroute")))
-        numbers.add(try_one(study, done(0.9, 0.4)))
-        assert not mirror.sync()
-        numbers.add(try_one(study, done(0.95, 0.3)))
-        assert not mirror.sync()
-        assert not mirror.finish({}, complete=False)
+        away.setattr(mirror._store._client, call, failing(OSError("no\nroute")))
+        away.setattr(search.tracking, "_PATIENCE_S", 0.1)
+        for accuracy, cost in ((0.9, 0.4), (0.95, 0.3)):
+            numbers.add(try_one(study, done(accuracy, cost)))
+            mirror.sync()
+        assert not mirror.flush(0.1)
+        assert not mirror.finish({}, complete=True)
     assert "no route; the study keeps every result" in caplog.text
+    assert "and the end of the study; 'crossfront resume tiny' sends it" in caplog.text
     assert study.counts()["complete"] == 3
-    assert mirror.sync()
-    finished = {
-        int(run.data.tags["crossfront.trial"])
-        for run in runs_of(study)
-        if PARENT in run.data.tags and run.info.status == "FINISHED"
-    }
-    assert numbers <= finished
+    assert mirror.flush(30.0)
+    assert {n for n, r in children_of(study).items() if r.info.status == "FINISHED"} == numbers
+    assert pareto_of(study) == {trial.number for trial in study.front()}
+    assert [run.info.status for run in parents_of(study)] == ["FINISHED"]
 
 
-@pytest.mark.parametrize("call", ["log_batch", "set_terminated"])
-def test_store_that_fails_half_way_leaves_no_second_run(
-    study: Study, monkeypatch: pytest.MonkeyPatch, call: str
+@pytest.mark.parametrize("call", ["create_run", "log_batch", "set_terminated"])
+def test_answer_that_is_lost_makes_no_second_run(
+    study: Study, start: Start, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    mirror = MlflowMirror(study)
+    mirror = start(study)
     try_one(study, done(0.9, 0.4))
-    with monkeypatch.context() as away:
-        away.setattr(mirror._client, call, failing(OSError("away")))
-        mirror.sync()
-    mirror.sync()
-    children_of(study)
+    honest, calls = getattr(mirror._store._client, call), []
+
+    def deaf(*arguments: Any, **named: Any) -> Any:
+        calls.append(arguments)
+        answer = honest(*arguments, **named)
+        if len(calls) == 1:
+            raise TimeoutError("read timed out")
+        return answer
+
+    monkeypatch.setattr(mirror._store._client, call, deaf)
+    send(mirror)
+    assert children_of(study)[0].info.status == "FINISHED"
+    assert len(calls) == (1 if call == "create_run" else 2)
 
 
-def test_store_that_is_away_is_left_alone_for_a_while(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+def test_run_that_a_late_answer_doubled_is_deleted_at_the_end(study: Study, start: Start) -> None:
+    mirror = start(study)
+    number = try_one(study, done(0.9, 0.4))
+    send(mirror)
+    run = children_of(study)[number]
+    client_of(study).create_run(
+        run.info.experiment_id, tags={PARENT: mirror.parent, "crossfront.trial": str(number)}
+    )
+    assert mirror.finish({}, complete=True)
+    assert children_of(study)[number].info.run_id == run.info.run_id
+
+
+def test_what_the_store_refuses_stops_nothing_else(
+    study: Study, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(search.tracking, "_RETRY_S", 3600.0)
-    mirror = MlflowMirror(study)
-    try_one(study, done(0.8, 0.5))
-    with monkeypatch.context() as away:
-        away.setattr(mirror._client, "create_run", failing(OSError("away")))
-        assert not mirror.sync()
-    assert not mirror.sync()
+    mirror = start(study)
+    study.enqueue([{"x": x} for x in range(10, 13)])
+    number = try_one(study, done(0.8, 0.5))
+    send(mirror)
+    client_of(study).delete_run(children_of(study)[number].info.run_id)
+    try_one(study, done(0.9, 0.4))  # takes the other's place on the front
+    send(mirror)
+    assert "left out" in caplog.text
+    assert set(children_of(study)) == {1}
+
+
+def test_driver_does_not_wait_for_a_store_that_hangs(
+    study: Study, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = start(study)
+    answer = threading.Event()
+    honest = mirror._store._client.create_run
+
+    def hang(*arguments: Any, **named: Any) -> Any:
+        answer.wait(30.0)
+        return honest(*arguments, **named)
+
+    monkeypatch.setattr(mirror._store._client, "create_run", hang)
+    started = time.monotonic()
+    for _ in range(5):
+        try_one(study, done(0.8, 0.5))
+        mirror.sync()
+    assert not mirror.flush(0.05)
+    assert time.monotonic() - started < 10.0
     assert children_of(study) == {}
-    assert mirror.finish({}, complete=True)  # the end is worth another try
-    assert set(children_of(study)) == {0}
+    answer.set()
+    assert mirror.flush(30.0)
+    assert len(children_of(study)) == len(study.ended())
 
 
-def test_finish_closes_the_parent_with_summary_and_files(study: Study, tmp_path: Path) -> None:
-    mirror = MlflowMirror(study)
+def test_calls_for_a_trial_are_three_however_many_came_before(
+    study: Study, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = start(study)
+    for cost in (0.5, 0.6, 0.7):
+        try_one(study, done(0.8, cost))
+    send(mirror)
+    calls: list[str] = []
+    store = mirror._store._client._tracking_client.store
+
+    def count(name: str) -> Callable[..., Any]:
+        honest = getattr(store, name)
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            calls.append(name)
+            return honest(*arguments, **named)
+
+        return counted
+
+    for name in ("create_run", "log_batch", "update_run_info", "set_tag", "get_run", "search_runs"):
+        monkeypatch.setattr(store, name, count(name))
+    try_one(study, done(0.7, 0.6))
+    send(mirror)
+    assert calls == ["create_run", "log_batch", "update_run_info"]
+
+
+def test_only_trials_that_have_ended_since_are_read(
+    study: Study, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = start(study)
+    read: list[int] = []
+    honest = search.tracking._trial_run
+
+    def reading(study: Study, trial: Any, *, pareto: bool) -> Any:
+        read.append(trial.number)
+        return honest(study, trial, pareto=pareto)
+
+    monkeypatch.setattr(search.tracking, "_trial_run", reading)
+    monkeypatch.setattr(study, "front", failing(AssertionError("reads every trial")))
+    monkeypatch.setattr(study, "ended", failing(AssertionError("reads every trial")))
+    study.enqueue([{"x": x} for x in (20, 21, 22, 23)])
+    slow = study.propose(Ladder(), price, DENSE_VALUES)
+    assert slow is not None
+    for _ in range(2):
+        try_one(study, done(0.8, 0.5))
+        mirror.sync()
+        mirror.sync()
+    study.finish(slow.number, done(0.85, 0.4))
+    send(mirror)
+    assert read == [1, 2, 0]
+    assert pareto_of(study) == {0}
+
+
+def test_finish_closes_the_parent_with_summary_and_files(
+    study: Study, start: Start, tmp_path: Path
+) -> None:
+    mirror = start(study)
     try_one(study, done(0.85, 0.5))
     report = tmp_path / "report.html"
     report.write_text("<html></html>")
@@ -284,17 +420,21 @@ def test_finish_closes_the_parent_with_summary_and_files(study: Study, tmp_path:
     assert text == study.config.to_toml()
 
 
-def test_interrupted_study_leaves_a_killed_parent_that_resuming_revives(study: Study) -> None:
-    MlflowMirror(study).finish({}, complete=False)
+def test_interrupted_study_leaves_a_killed_parent_that_resuming_revives(
+    study: Study, start: Start
+) -> None:
+    start(study).finish({}, complete=False)
     assert parents_of(study)[0].info.status == "KILLED"
-    mirror = MlflowMirror(Study.open(study.folder))
+    mirror = start(Study.open(study.folder))
     assert [run.info.status for run in parents_of(study)] == ["RUNNING"]
     mirror.finish({}, complete=True)
     assert [run.info.status for run in parents_of(study)] == ["FINISHED"]
 
 
-def test_front_members_carry_their_checkpoint_while_they_are_on_the_front(study: Study) -> None:
-    mirror = MlflowMirror(study)
+def test_front_members_carry_their_checkpoint_while_they_are_on_the_front(
+    study: Study, start: Start
+) -> None:
+    mirror = start(study)
     for number, (accuracy, cost) in enumerate(((0.8, 0.5), (0.7, 0.6))):
         assert try_one(study, done(accuracy, cost)) == number
         checkpoint(study, number)
@@ -302,7 +442,7 @@ def test_front_members_carry_their_checkpoint_while_they_are_on_the_front(study:
     assert artifacts_of(study, 0) == ["checkpoint/manifest.json"]
     assert artifacts_of(study, 1) == []
     again = Study.open(study.folder)
-    mirror = MlflowMirror(again)
+    mirror = start(again)
     try_one(again, done(0.9, 0.2))
     checkpoint(study, 2)
     mirror.finish({}, complete=True)
@@ -310,44 +450,61 @@ def test_front_members_carry_their_checkpoint_while_they_are_on_the_front(study:
     assert artifacts_of(study, 2) == ["checkpoint/manifest.json"]
 
 
-def test_parent_that_the_store_has_lost_is_made_anew(
-    study: Study, caplog: pytest.LogCaptureFixture
+def test_checkpoint_that_a_killed_driver_sent_in_part_is_sent_again(
+    study: Study, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror = MlflowMirror(study)
+    monkeypatch.setattr(search.tracking, "_PATIENCE_S", 0.1)
+    mirror = start(study)
+    checkpoint(study, try_one(study, done(0.8, 0.5)))
+    send(mirror)
+    with monkeypatch.context() as dying:
+        dying.setattr(mirror._store._client, "log_artifacts", failing(OSError("the driver dies")))
+        assert not mirror.finish({}, complete=True)
+        kill(mirror)
+    assert artifacts_of(study, 0) == []
+    monkeypatch.setattr(search.tracking, "_PATIENCE_S", 60.0)
+    assert start(Study.open(study.folder)).finish({}, complete=True)
+    assert artifacts_of(study, 0) == ["checkpoint/manifest.json"]
+
+
+def test_parent_that_the_store_has_lost_is_made_anew(
+    study: Study, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror = start(study)
     try_one(study, done(0.8, 0.5))
-    mirror.sync()
+    send(mirror)
     client_of(study).delete_run(mirror.parent)
-    again = MlflowMirror(Study.open(study.folder))
+    again = start(Study.open(study.folder))
     assert "has lost run" in caplog.text
     assert again.parent != mirror.parent
-    assert again.sync()
+    send(again)
     own = [r for r in runs_of(study) if r.data.tags.get(PARENT) == again.parent]
     assert [r.data.tags["crossfront.trial"] for r in own] == ["0"]
 
 
-def test_two_studies_share_one_store(study: Study, storage: Path) -> None:
+def test_two_studies_share_one_store(study: Study, start: Start, storage: Path) -> None:
     other = new_study(storage, name="other")
     for each in (study, other):
         try_one(each, done(0.8, 0.5))
-        assert MlflowMirror(each).sync()
+        send(start(each))
     assert len(parents_of(study)) == 2
     names = {run.data.tags["crossfront.study"] for run in runs_of(study)}
     assert names == {"tiny", "other"}
 
 
-def test_storage_may_have_any_name(tmp_path: Path, empty_database: Path) -> None:
+def test_storage_may_have_any_name(start: Start, tmp_path: Path, empty_database: Path) -> None:
     storage = tmp_path / "My Studies # 100% é"
     storage.mkdir()
     shutil.copy(empty_database, storage / "mlflow.db")
     study = new_study(storage)
-    mirror = MlflowMirror(study)
+    mirror = start(study)
     try_one(study, done(0.8, 0.5))
     checkpoint(study, 0)
     assert mirror.finish({}, complete=True)
     assert artifacts_of(study, 0) == ["checkpoint/manifest.json"]
 
 
-def test_many_layers_are_no_obstacle(study: Study) -> None:
+def test_many_layers_are_no_obstacle(study: Study, start: Start) -> None:
     """MLflow takes 100 parameters at a time."""
 
     class Deep(Ladder):
@@ -356,60 +513,96 @@ def test_many_layers_are_no_obstacle(study: Study) -> None:
             setting = plain.layers["fc1"]
             return replace(plain, layers={f"layer{i}.conv": setting for i in range(60)})
 
-    mirror = MlflowMirror(study)
+    mirror = start(study)
     proposal = study.propose(Deep(), lambda candidate: {}, DENSE_VALUES)
     assert proposal is not None
     study.finish(proposal.number, done(0.8, 0.5))
-    assert mirror.sync()
-    assert len(children_of(study)[0].data.params) == 186
+    send(mirror)
+    assert len(children_of(study)[0].data.params) == 246
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def test_every_setting_of_a_layer_is_a_parameter(study: Study, start: Start) -> None:
+    class Mixed(Ladder):
+        def suggest(self, trial: Suggester, seed: int) -> Candidate:
+            return replace(
+                super().suggest(trial, seed),
+                layers={"fc1": LayerSetting(adc_bits=4, kept_weights=0.5), "fc2": LayerSetting()},
+            )
+
+    mirror = start(study)
+    proposal = study.propose(Mixed(), lambda candidate: {}, DENSE_VALUES)
+    assert proposal is not None
+    study.finish(proposal.number, done(0.8, 0.5))
+    send(mirror)
+    found = children_of(study)[0].data.params
+    assert {name: value for name, value in found.items() if name.startswith("fc")} == {
+        "fc1.adc_bits": "4",
+        "fc1.kept_weights": "0.5",
+        "fc1.kept_shapes": "1.0",
+        "fc1.kept_filters": "1.0",
+        "fc1.whole_crossbars": "True",
+        "fc2.kept_shapes": "1.0",
+        "fc2.kept_filters": "1.0",
+        "fc2.whole_crossbars": "True",
+    }
 
 
-def test_server_that_is_down_is_one_line_before_mlflow_tries_and_tries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_closing_ends_what_was_not_finished(study: Study, start: Start) -> None:
+    mirror = start(study)
+    number = try_one(study, done(0.8, 0.5))
+    mirror.sync()
+    mirror.close()
+    assert [run.info.status for run in parents_of(study)] == ["KILLED"]
+    assert children_of(study)[number].info.status == "FINISHED"
+    assert set(mirrored_runs(study)) == {number}
+    assert not mirror._sender._thread.is_alive()
+
+
+def test_closing_after_the_end_changes_nothing(study: Study, start: Start) -> None:
+    mirror = start(study)
+    assert mirror.finish({}, complete=True)
+    mirror.close()
+    assert [run.info.status for run in parents_of(study)] == ["FINISHED"]
+
+
+def test_closing_a_store_that_is_away_says_what_is_missing(
+    study: Study,
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(mlflow, "MlflowClient", failing(AssertionError("not to be reached")))
-    uri = f"http://127.0.0.1:{closed_port()}"
-    study = new_study(tmp_path, {"mlflow": {"tracking_uri": uri}})
-    for start in (lambda: MlflowMirror(study), lambda: check_tracking(uri)):
-        with pytest.raises(TrackingError, match=f"{uri} cannot be reached") as caught:
-            start()
-        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(search.tracking, "_CLOSING_S", 0.1)
+    mirror = start(study)
+    try_one(study, done(0.8, 0.5))
+    monkeypatch.setattr(mirror._store._client, "create_run", failing(OSError("away")))
+    mirror.sync()
+    mirror.close()
+    assert "still to be sent: 1 trials and the end of the study" in caplog.text
 
 
-def test_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[float] = []
-
-    def urlopen(url: str, timeout: float) -> None:
-        asked.append(timeout)
-        raise TimeoutError("timed out")
-
-    monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    with pytest.raises(TrackingError, match="timed out"):
-        check_tracking("http://127.0.0.1:1")
-    assert asked == [5]
+def test_killed_driver_leaves_a_parent_that_the_next_one_ends(study: Study, start: Start) -> None:
+    first = start(study)
+    kill(first)
+    assert [run.info.status for run in parents_of(study)] == ["RUNNING"]
+    second = start(Study.open(study.folder))
+    assert second.parent == first.parent
+    second.close()
+    assert [run.info.status for run in parents_of(study)] == ["KILLED"]
 
 
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "foo://bar",
-        "http://",
-        "sqlite:////proc/no/x.db",
-        "http://[",
-    ],
-)
-def test_store_that_cannot_be_is_one_line(tmp_path: Path, uri: str) -> None:
-    study = new_study(tmp_path, {"mlflow": {"tracking_uri": uri}})
-    with pytest.raises(TrackingError) as caught:
-        MlflowMirror(study)
-    assert "\n" not in str(caught.value)
+def test_driver_killed_before_it_noted_its_parent_run_leaves_no_second_one(
+    study: Study, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = study.note
 
+    def note(key: str, value: Any) -> None:
+        if "run_id" in value:
+            raise OSError("the driver dies")
+        honest(key, value)
 
-def test_local_database_needs_no_check() -> None:
-    check_tracking(None)
+    monkeypatch.setattr(study, "note", note)
+    with pytest.raises(TrackingError):
+        start(study)
+    (left,) = parents_of(study)
+    assert start(Study.open(study.folder)).parent == left.info.run_id
+    assert len(parents_of(study)) == 1

@@ -1,0 +1,312 @@
+"""An MLflow experiment as the mirror writes it: plain data in, no knowledge of a study.
+
+Every method may be called again after it failed half-way, with the same arguments: what an earlier
+call did is found and kept. MLflow's own retries are therefore switched off. They send `create_run`
+a second time when only its answer was lost, and so make a second run.
+"""
+
+import logging
+import os
+import re
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwmodel.errors import TrackingError
+
+__all__ = ["MlflowStore", "TrialRun", "check_tracking", "is_refusal", "reason", "shown"]
+
+_PARENT_TAG = "mlflow.parentRunId"
+_TRIAL_TAG = "crossfront.trial"
+_KEY_TAG = "crossfront.key"
+_PARETO_TAG = "pareto"
+_CHECKPOINT_TAG = "crossfront.checkpoint"
+_CHECKPOINT = "checkpoint"
+_LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+_HTTP = ("http://", "https://")
+_SQLITE = "sqlite"
+_DATABASES = ("postgresql", "mysql", "mssql")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRun:
+    """What the run of one ended trial says."""
+
+    number: int
+    name: str
+    ending: str
+    """MLflow's word for how it ended: FINISHED, FAILED or KILLED."""
+    start_ms: int | None
+    end_ms: int
+    pareto: bool
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+
+class MlflowStore:
+    """One parent run and its children in an MLflow store.
+
+    Not safe for threads: one thread at a time may use it.
+
+    Args:
+        uri: a server or a database; a local database is made here, before any worker.
+        experiment: its name; made if it is not there.
+        artifacts: where a new experiment in a database keeps files; a server knows a place.
+
+    Raises:
+        TrackingError: the store cannot be reached, or refuses the login.
+    """
+
+    def __init__(self, uri: str, experiment: str, artifacts: str) -> None:
+        self._uri = uri
+        self._client = _connect(uri)
+        found = self._client.get_experiment_by_name(experiment)
+        place = artifacts if uri.startswith((_SQLITE, *_DATABASES)) else None
+        self._experiment = (
+            self._client.create_experiment(experiment, artifact_location=place)
+            if found is None
+            else found.experiment_id
+        )
+        self.parent = ""
+        self.runs: dict[int, str] = {}
+        """Run ids of mirrored trials, by number."""
+        self.pareto: set[int] = set()
+        """Trials whose run is tagged as on the front."""
+        self.checkpoints: set[int] = set()
+        """Trials whose run may carry a checkpoint."""
+        self._whole: set[int] = set()
+        self._begun: dict[int, str] = {}
+        self._doubtful: set[int] = set()
+
+    def open_parent(self, key: str, name: str, tags: Mapping[str, str]) -> str:
+        """Takes the parent run with a key, or makes one, and learns which children it has.
+
+        Args:
+            key: names the parent run and no other, whoever else uses the store.
+            name: for people.
+            tags: of a new run.
+
+        Returns:
+            The parent's run id.
+        """
+        found = self._search(f"tags.`{_KEY_TAG}` = '{key}'")
+        run = next(found, None)
+        if run is None:
+            run = self._client.create_run(
+                self._experiment, run_name=name, tags={**tags, _KEY_TAG: key}
+            )
+        self.parent = run.info.run_id
+        if run.info.status != "RUNNING":
+            self._client.update_run(self.parent, status="RUNNING")
+        self.survey()
+        return self.parent
+
+    def survey(self) -> None:
+        """Learns which children the store has, and deletes those that a lost answer doubled."""
+        children = list(self._search(f"tags.`{_PARENT_TAG}` = '{self.parent}'"))
+        for run in sorted(children, key=lambda run: run.info.status == "RUNNING"):
+            number, run_id = int(run.data.tags[_TRIAL_TAG]), run.info.run_id
+            if (self.runs | self._begun).get(number, run_id) != run_id:
+                self._client.delete_run(run_id)
+                continue
+            if run.info.status == "RUNNING":  # a driver died while it wrote this run
+                self._begun[number] = run_id
+                continue
+            self.runs[number] = run_id
+            if run.data.tags.get(_PARETO_TAG) == "true":
+                self.pareto.add(number)
+            kept = run.data.tags.get(_CHECKPOINT_TAG)
+            if kept in ("partly", "true"):
+                self.checkpoints.add(number)
+            if kept == "true":
+                self._whole.add(number)
+
+    def send(self, trial: TrialRun) -> None:
+        """Writes the run of an ended trial, in three calls."""
+        import mlflow
+
+        run_id = self._begun.get(trial.number) or self._begin(trial)
+        self._client.log_batch(
+            run_id,
+            # The time is the trial's, so that a metric sent twice is one value.
+            metrics=[
+                mlflow.entities.Metric(key, value, trial.end_ms, 0)
+                for key, value in trial.metrics.items()
+            ],
+            params=[mlflow.entities.Param(key, value) for key, value in trial.params.items()],
+        )
+        self._client.set_terminated(run_id, trial.ending, end_time=trial.end_ms)
+        self.runs[trial.number] = run_id
+        self._begun.pop(trial.number, None)
+
+    def set_pareto(self, number: int, on_front: bool) -> None:
+        """Tags a trial's run as on the front, or off it."""
+        if number in self.runs:
+            self._client.set_tag(self.runs[number], _PARETO_TAG, str(on_front).lower())
+
+    def keep_checkpoint(self, number: int, folder: Path) -> None:
+        """Adds a trial's checkpoint to its run; one that is not there any more is left out."""
+        if number in self._whole or number not in self.runs or not folder.is_dir():
+            return
+        self._client.set_tag(self.runs[number], _CHECKPOINT_TAG, "partly")
+        self._client.log_artifacts(self.runs[number], str(folder), _CHECKPOINT)
+        self._client.set_tag(self.runs[number], _CHECKPOINT_TAG, "true")
+        self._whole.add(number)
+
+    def drop_checkpoint(self, number: int) -> None:
+        """Deletes the checkpoint of a trial's run."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        uri = self._client.get_run(self.runs[number]).info.artifact_uri
+        if self._client.list_artifacts(self.runs[number], _CHECKPOINT):
+            get_artifact_repository(uri, tracking_uri=self._uri).delete_artifacts(_CHECKPOINT)
+        self._client.set_tag(self.runs[number], _CHECKPOINT_TAG, "false")
+        self._whole.discard(number)
+
+    def log_summary(self, metrics: Mapping[str, float], time_ms: int) -> None:
+        """Metrics of the parent run."""
+        import mlflow
+
+        self._client.log_batch(
+            self.parent,
+            metrics=[mlflow.entities.Metric(k, v, time_ms, 0) for k, v in metrics.items()],
+        )
+
+    def log_file(self, path: Path) -> None:
+        """Adds a file to the parent run."""
+        self._client.log_artifact(self.parent, str(path))
+
+    def log_text(self, name: str, text: str) -> None:
+        """Adds a text to the parent run, as a file."""
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / name
+            path.write_text(text)
+            self.log_file(path)
+
+    def end_parent(self, ending: str) -> None:
+        """Ends the parent run: FINISHED, or KILLED."""
+        self._client.set_terminated(self.parent, ending)
+
+    def _begin(self, trial: TrialRun) -> str:
+        """The trial's run: a new one, or one whose making was never answered."""
+        run = None
+        if trial.number in self._doubtful:
+            own = f"tags.`{_TRIAL_TAG}` = '{trial.number}'"
+            run = next(self._search(f"tags.`{_PARENT_TAG}` = '{self.parent}' and {own}"), None)
+        self._doubtful.add(trial.number)
+        if run is None:
+            run = self._client.create_run(
+                self._experiment,
+                start_time=trial.start_ms,
+                run_name=trial.name,
+                tags={
+                    **trial.tags,
+                    _PARENT_TAG: self.parent,
+                    _TRIAL_TAG: str(trial.number),
+                    _PARETO_TAG: str(trial.pareto).lower(),
+                },
+            )
+        self._begun[trial.number] = run.info.run_id
+        self._doubtful.discard(trial.number)
+        return str(run.info.run_id)
+
+    def _search(self, query: str) -> Iterator[Any]:
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment], query, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+
+def check_tracking(uri: str | None) -> None:
+    """Refuses a tracking server that does not answer; None stands for the local database.
+
+    Raises:
+        TrackingError: naming the server and what it said.
+    """
+    if uri is not None:
+        _connect(uri)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the store has understood and said no, so that asking again is of no use."""
+    import mlflow
+
+    if not isinstance(error, mlflow.exceptions.MlflowException):
+        return False
+    code = int(error.get_http_status_code())
+    return 400 <= code < 500 and code not in (401, 403, 408, 429)
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, on one line of bounded length."""
+    text = shown(" ".join(str(error).split()))
+    return text[:300] or type(error).__name__
+
+
+def shown(text: str) -> str:
+    """A text without the passwords in its URIs."""
+    return re.sub(r"(//[^:/@\s]*:)[^@/\s]*@", r"\1***@", text)
+
+
+def _connect(uri: str) -> Any:
+    """A client of a store that answers and lets us in."""
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    # Standard output is ours, and each link costs two requests.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    if uri.startswith(_HTTP):
+        _check_health(uri)
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        if uri.startswith(_DATABASES):
+            _check_database(uri)
+        client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        raise TrackingError(_refusal(uri, error)) from None
+    return client
+
+
+def _check_health(uri: str) -> None:
+    """Refuses a server that is not there, sooner than MLflow's own client would."""
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answers; a server behind a login may refuse this page
+    except (OSError, ValueError) as error:
+        raise TrackingError(
+            f"tracking server {shown(uri)} cannot be reached ({reason(error)}); start it, or leave "
+            "[mlflow] tracking_uri out to use a local database"
+        ) from None
+
+
+def _check_database(uri: str) -> None:
+    """Fails at once where MLflow would try for minutes."""
+    import sqlalchemy
+
+    sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool).connect().close()
+
+
+def _refusal(uri: str, error: Exception) -> str:
+    """Why a store could not be opened, and what to do."""
+    text = reason(getattr(error, "orig", error))  # SQLAlchemy's own text ends in a link
+    if "401" in text or "not authenticated" in text:
+        user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+        who = "a request without login" if user is None else f"the login of user {user!r}"
+        return f"tracking server {shown(uri)} refuses {who}; set {_LOGIN}"
+    if isinstance(error, ModuleNotFoundError):
+        text += "; for PostgreSQL install crossfront[postgres] and write postgresql+psycopg://"
+    return f"tracking store {shown(uri)}: {text}"
