@@ -71,6 +71,9 @@ class StudySection:
     """`tpe`, `nsga2`, `nsga3`, `gp` (for small studies), `random`, or `surrogate`: a model of
     accuracy alone beside the exact costs, for few trials or many layers."""
     seed: int = 0
+    database: str | None = None
+    """A database for the study's records, such as `postgresql+psycopg://user@host/name` (default: a
+    journal file in the storage folder). Networks stay in the storage folder in any case."""
     uniform_starts: bool = True
     """Begin with the same strength in every layer, one candidate per strength."""
     accuracy_window: float = 0.1

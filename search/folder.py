@@ -32,6 +32,11 @@ class StudyFolder:
         return self.path / _JOURNAL
 
     @property
+    def database(self) -> Path:
+        """Names the database that holds the study instead of a journal, if one does."""
+        return self.path / "database"
+
+    @property
     def dense_weights(self) -> Path:
         """Float weights of the dense baseline."""
         return self.path / "dense.safetensors"
@@ -77,7 +82,7 @@ class StudyFolder:
     @property
     def exists(self) -> bool:
         """Whether the study has been created."""
-        return self.journal.exists()
+        return self.journal.exists() or self.database.exists()
 
     def make(self) -> None:
         """Creates the folder.
@@ -113,4 +118,5 @@ class StudyFolder:
 
 def study_names(storage: Path) -> list[str]:
     """Names of the studies below a storage folder."""
-    return sorted(path.parent.name for path in storage.glob(f"*/{_JOURNAL}"))
+    folders = (path for path in storage.glob("*/") if StudyFolder(storage, path.name).exists)
+    return sorted(path.name for path in folders)

@@ -7,7 +7,6 @@ a second time when only its answer was lost, and so make a second run.
 
 import logging
 import os
-import re
 import tempfile
 import urllib.error
 import urllib.request
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from hwmodel.errors import TrackingError
+from search.urls import shown
 
-__all__ = ["MlflowStore", "TrialRun", "check_tracking", "is_refusal", "reason", "shown"]
+__all__ = ["MlflowStore", "TrialRun", "check_tracking", "is_refusal", "reason"]
 
 _PARENT_TAG = "mlflow.parentRunId"
 _TRIAL_TAG = "crossfront.trial"
@@ -249,11 +249,6 @@ def reason(error: BaseException) -> str:
     """What an error says, on one line of bounded length."""
     text = shown(" ".join(str(error).split()))
     return text[:300] or type(error).__name__
-
-
-def shown(text: str) -> str:
-    """A text without the passwords in its URIs."""
-    return re.sub(r"(//[^:/@\s]*:)[^@/\s]*@", r"\1***@", text)
 
 
 def _connect(uri: str) -> Any:

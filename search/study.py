@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from hwmodel.errors import StudyError
@@ -38,6 +36,7 @@ from search.folder import StudyFolder, study_names
 from search.front import hypervolume, nondominated
 from search.objectives import ACCURACIES, direction
 from search.rungs import goes_on
+from search.storage import make_storage, open_storage
 from spaces.candidate import Candidate
 from spaces.space import Space
 
@@ -124,12 +123,19 @@ class Study:
                 f"resume {folder.name}', or choose another name with --name"
             )
         folder.make()
-        handle = optuna.create_study(
-            study_name=folder.name,
-            storage=_storage(folder),
-            directions=[direction(name) for name in config.study.objectives],
-            sampler=_sampler(config),
-        )
+        try:
+            handle = optuna.create_study(
+                study_name=folder.name,
+                storage=make_storage(folder, config.study.database),
+                directions=[direction(name) for name in config.study.objectives],
+                sampler=_sampler(config),
+            )
+        except optuna.exceptions.DuplicatedStudyError:
+            folder.database.unlink(missing_ok=True)
+            raise StudyError(
+                f"the database has a study {folder.name!r} already, made with another --storage; "
+                "choose another name with --name"
+            ) from None
         handle.set_user_attr(_HEADER, {"format": FORMAT, "config": config.to_json()})
         return cls(folder, handle, config)
 
@@ -146,7 +152,7 @@ class Study:
                 f"no study {folder.name!r} in {str(folder.storage)!r}; studies there: {names}"
             )
         try:
-            handle = optuna.load_study(study_name=folder.name, storage=_storage(folder))
+            handle = optuna.load_study(study_name=folder.name, storage=open_storage(folder))
         except KeyError:
             raise StudyError(f"{folder.journal}: holds no study {folder.name!r}") from None
         except ValueError as error:
@@ -641,10 +647,6 @@ def root_of(trial: FrozenTrial) -> int:
 def candidate_of(trial: FrozenTrial) -> Candidate:
     """The candidate of a trial."""
     return Candidate.from_json(trial.user_attrs["candidate"])
-
-
-def _storage(folder: StudyFolder) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(folder.journal)))
 
 
 def _sampler(config: StudyConfig, asked: int = 0) -> optuna.samplers.BaseSampler:

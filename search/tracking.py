@@ -27,9 +27,10 @@ from optuna.trial import FrozenTrial
 from hwmodel.errors import TrackingError
 from search.environment import describe_environment
 from search.evaluate import FAILED
-from search.mlflow_store import MlflowStore, TrialRun, is_refusal, reason, shown
+from search.mlflow_store import MlflowStore, TrialRun, is_refusal, reason
 from search.objectives import COSTS
 from search.study import MEASURED, Study, candidate_of, status
+from search.urls import shown
 from spaces.candidate import Candidate
 
 __all__ = ["MlflowMirror", "mirrored_runs", "tracking_uri"]

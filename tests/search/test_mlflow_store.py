@@ -6,8 +6,9 @@ import mlflow
 import pytest
 
 from hwmodel.errors import TrackingError
-from search.mlflow_store import check_tracking, reason, shown
+from search.mlflow_store import check_tracking, reason
 from search.tracking import MlflowMirror
+from search.urls import shown
 from tests.search.fakes import new_study
 
 
