@@ -165,9 +165,9 @@ def ui(
     """Open MLflow's own interface on this machine: crossfront ui lenet5."""
     from search.cli.output import say
     from search.folder import StudyFolder
-    from search.mlflow_store import shown
     from search.study import Study
     from search.tracking import tracking_uri
+    from search.urls import shown
 
     study = Study.open(StudyFolder(storage, name))
     uri = tracking_uri(study)

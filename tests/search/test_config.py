@@ -224,6 +224,42 @@ _SHARES = st.lists(st.floats(0.01, 1.0), min_size=1, max_size=3, unique=True).ma
 )
 
 
+@pytest.mark.parametrize(
+    "objectives", [["accuracy"], ["area", "power"], ["accuracy", "robust_accuracy", "area"]]
+)
+def test_surrogate_models_accuracy_beside_costs(objectives: list[str]) -> None:
+    tables = {
+        "study": {"sampler": "surrogate", "objectives": objectives},
+        "robustness": {"faults": 0.01},
+    }
+    with pytest.raises(ConfigError, match="allowed: accuracy and one or more costs"):
+        read_config(tables)
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "message"),
+    [
+        ({"rungs": [2, 1]}, r"fidelity.rungs is \[2, 1\]; allowed: ascending epochs"),
+        ({"rungs": [4]}, "fidelity.rungs contains 4; allowed: below train.epochs, 4"),
+        ({"rungs": [0]}, "fidelity.rungs is 0; allowed: an integer from 1"),
+        ({"reduction": 1}, "fidelity.reduction is 1; allowed: an integer from 2"),
+        ({"scan": 2}, "fidelity.scan is 2; allowed without fidelity.projection: 0"),
+    ],
+)
+def test_rungs_that_cannot_be_are_refused(fidelity: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_config({"fidelity": fidelity, "train": {"epochs": 4}})
+
+
+def test_rungs_end_with_all_epochs() -> None:
+    def rungs(epochs: int, **fidelity: Any) -> tuple[int, ...]:
+        return read_config({"fidelity": fidelity, "train": {"epochs": epochs}}).rungs
+
+    assert rungs(4) == (4,)
+    assert rungs(4, projection=True, rungs=[1, 2]) == (0, 1, 2, 4)
+    assert rungs(0, projection=True) == (0,)
+
+
 @st.composite
 def configs(draw: st.DrawFn) -> StudyConfig:
     objectives = draw(st.lists(st.sampled_from(OBJECTIVES), min_size=1, unique=True))
@@ -234,7 +270,7 @@ def configs(draw: st.DrawFn) -> StudyConfig:
             constraints=draw(st.sampled_from(((), ("area <= 0.5x", "accuracy >= 1e-3")))),
             trials=draw(st.integers(1, 10**9)),
             time_budget_s=draw(st.none() | st.floats(0, 1e12)),
-            sampler=draw(st.sampled_from(SAMPLERS)),
+            sampler=draw(st.sampled_from([name for name in SAMPLERS if name != "surrogate"])),
             uniform_starts=draw(st.booleans()),
         ),
         data=DataConfig(path=draw(st.none() | _WORDS), test_count=draw(st.none() | st.just(5))),
