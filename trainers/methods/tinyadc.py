@@ -21,10 +21,7 @@ from trainers.constraints import BitlineCount, Constraint, Unconstrained
 from trainers.method import LayerTarget, Method
 from trainers.methods.straight_through import StraightThrough
 
-__all__ = ["TinyAdc", "TinyAdcConfig", "TinyAdcStraightThrough", "tinyadc"]
-
-SETTINGS = ("nonzeros", "kept_shapes", "kept_filters")
-"""What both variants read of a layer's setting."""
+__all__ = ["TinyAdc", "TinyAdcConfig", "TinyAdcStraightThrough", "tinyadc_variant"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +66,7 @@ class TinyAdc(Method):
     """
 
     name = "tinyadc"
-    settings = SETTINGS
+    settings = ("nonzeros", "kept_shapes", "kept_filters")
 
     def __init__(self, targets: Mapping[str, LayerTarget], config: TinyAdcConfig) -> None:
         super().__init__(targets)
@@ -172,7 +169,7 @@ class TinyAdcStraightThrough(StraightThrough):
     """
 
     name = "tinyadc/straight-through"
-    settings = SETTINGS
+    settings = TinyAdc.settings
 
     def __init__(self, targets: Mapping[str, LayerTarget], config: TinyAdcConfig) -> None:
         super().__init__(targets, config.refresh_steps)
@@ -208,10 +205,9 @@ class TinyAdcStraightThrough(StraightThrough):
         self.signs = {name: state[f"sign.{name}"] for name in self.latents}
 
 
-def tinyadc(targets: Mapping[str, LayerTarget], config: TinyAdcConfig) -> Method:
-    """The variant that the settings ask for."""
-    variant = TinyAdc if config.training == "admm" else TinyAdcStraightThrough
-    return variant(targets, config)
+def tinyadc_variant(config: TinyAdcConfig) -> type[TinyAdc | TinyAdcStraightThrough]:
+    """The class that the settings ask for."""
+    return TinyAdc if config.training == "admm" else TinyAdcStraightThrough
 
 
 def _constraint(target: LayerTarget, config: TinyAdcConfig) -> Constraint:
