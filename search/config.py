@@ -275,25 +275,39 @@ class CandidateConfig:
     """Most non-zero weights per bitline segment of every layer (default: no bound)."""
     adc_bits: int | None = None
     """ADC resolution of every layer's level sums (default: no bound)."""
+    kept_weights: float | None = None
+    """Share of every layer's weights that stays, wherever they lie (default: all)."""
+    weight_levels: int | None = None
+    """Magnitudes per polarity of every layer's weights (default: the preset's)."""
+    block_size: int | None = None
+    """Side of every layer's circulant blocks, fitted to narrower ones (default: no blocks)."""
+    kept_shapes: float = 1.0
+    """Share of every layer's rows to keep, rounded up to whole crossbar heights."""
+    kept_filters: float = 1.0
+    """Share of the outputs to keep, of every layer but the last, whose outputs are the classes."""
+    whole_crossbars: bool = True
+    """Round kept outputs up to whole crossbar widths."""
     layers: Mapping[str, LayerSetting] = field(default_factory=dict)
-    """Whole settings of single layers."""
+    """Whole settings of single layers, in the place of those above."""
     seed: int = 0
 
     def candidate(
         self, layers: Iterable[str], base: CrossbarSpec, *, network: str, method: str
     ) -> Candidate:
-        """The candidate for a network's layers.
+        """The candidate for a network's layers, which are named in order.
 
         Raises:
-            SpecError: impossible sizes.
+            SpecError: impossible sizes or strengths.
         """
         spec = replace(
             base,
             wordlines=base.wordlines if self.wordlines is None else self.wordlines,
             bitlines=base.bitlines if self.bitlines is None else self.bitlines,
         )
-        setting = LayerSetting(nonzeros=self.nonzeros, adc_bits=self.adc_bits)
+        setting = LayerSetting(**{f.name: getattr(self, f.name) for f in fields(LayerSetting)})
         uniform = dict.fromkeys(layers, setting)
+        if uniform:
+            uniform[list(uniform)[-1]] = replace(setting, kept_filters=1.0)
         return Candidate(
             network=network,
             method=method,

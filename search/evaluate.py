@@ -326,6 +326,7 @@ def _finish(
         classes=problem.dataset.classes,
         facts={
             **facts,
+            **method.facts(),
             "accuracy": values["accuracy"],
             "robustness": None if robust is None else robust.to_json(),
             "dataset": {

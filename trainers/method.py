@@ -9,6 +9,7 @@ lie in `constraint(layer)` under `layouts[layer]`; `trainers.finalise` checks th
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -188,6 +189,10 @@ class Method:
         """Leaves plain weights that lie in their sets; the network is trained no further."""
         for name, module in self.modules.items():
             module.weight.copy_(self.project(name, module.weight))
+
+    def facts(self) -> dict[str, Any]:
+        """What a user should know of the finalised network besides its layers, as JSON."""
+        return {}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs besides the network, as tensors."""

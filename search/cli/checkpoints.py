@@ -1,8 +1,9 @@
 """Commands about single networks: compress, verify, list."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,6 +41,7 @@ def compress(
     from search.evaluate import FAILED, evaluate, load_problem, train_dense
     from search.report import ratios
     from search.units import display_value
+    from trainers.checkpoint import read_manifest
     from trainers.export import check_target, export_folder
     from trainers.methods import build_method
 
@@ -69,6 +71,7 @@ def compress(
         ratio = ratios(dict(dense.values), dict(found.values))
         facts = {"dense": dict(dense.values), "ratio": ratio}
         export_folder(checkpoint, to, test.subset(min(2000, len(test))), facts)
+    dead_paths = read_manifest(to).get("dead_paths")
     if as_json:
         print_json(
             {
@@ -77,6 +80,7 @@ def compress(
                 "dense": dense.values,
                 "ratio": ratio,
                 "adc_bits": found.adc_bits,
+                **given(dead_paths=dead_paths),
             }
         )
         return
@@ -84,6 +88,8 @@ def compress(
         less = f" ({ratio[name]:.2f} times less than dense)" if name in ratio else ""
         print(f"{name:10} {display_value(name, value)}{less}")
     print(f"ADC bits   {', '.join(f'{name} {bits}' for name, bits in found.adc_bits.items())}")
+    if dead_paths is not None:
+        _print_dead_paths(dead_paths)
     print(f"exported   {to}; prove it with: crossfront verify {to}")
 
 
@@ -178,6 +184,16 @@ def list_(
 
 list_.__name__ = "list"
 COMMANDS = (compress, verify, list_)
+
+
+def _print_dead_paths(found: Mapping[str, Any]) -> None:
+    removed = [
+        " ".join([name, *(f"{count} {what}" for what, count in counts.items() if count)])
+        for name, counts in found["removed"].items()
+    ]
+    print(f"dead paths removed: {', '.join(removed) or 'none'}")
+    for layer, reason in found["kept"].items():
+        print(f"           outputs of {layer} stay: {reason}")
 
 
 def _print_proof(proof: "Verification") -> None:

@@ -1,6 +1,6 @@
 import math
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,11 @@ def load(folder: Path, text: str, **overrides: Any) -> StudyConfig:
         ("[ray]\ncpus_per_trial = -1", "ray.cpus_per_trial is -1.0"),
         ("[mlflow]\nuri = 'x'", "mlflow: unknown key 'uri'; nearest allowed: 'tracking_uri'"),
         ("[candidate]\nnonzeros = 'five'", "candidate.nonzeros is 'five'; allowed: an integer"),
+        (
+            "[candidate]\nkept_weight = 0.5",
+            "unknown key 'kept_weight'; nearest allowed: 'kept_weights'",
+        ),
+        ("[candidate]\nkept_filters = '1'", "candidate.kept_filters is '1'; allowed: a number"),
         ("[candidate.layers.fc]\nnonzeros = 0", "candidate.layers.fc: nonzeros is 0"),
         ("[candidate.layers.fc]\nkept_shapes = 2", "candidate.layers.fc: kept_shapes is 2.0"),
         ("[study\n", "is not TOML"),
@@ -296,6 +301,9 @@ def configs(draw: st.DrawFn) -> StudyConfig:
         mlflow=MlflowConfig(tracking_uri=draw(st.none() | _WORDS)),
         candidate=CandidateConfig(
             nonzeros=draw(st.none() | st.integers(1, 9)),
+            kept_weights=draw(st.none() | st.floats(1e-9, 1)),
+            kept_filters=draw(st.floats(1e-9, 1)),
+            whole_crossbars=draw(st.booleans()),
             layers=draw(
                 st.dictionaries(
                     _WORDS,
@@ -367,6 +375,29 @@ def test_candidate_is_uniform_but_for_its_exceptions() -> None:
     assert (found.plan.default, found.seed, found.network) == (BASE, 3, "n")
 
 
+@pytest.mark.parametrize("name", [field.name for field in fields(LayerSetting)])
+def test_every_setting_of_a_layer_can_be_said_of_all(name: str) -> None:
+    other = {"whole_crossbars": False}.get(name, 0.5 if name.startswith("kept") else 3)
+    config = read_config({"candidate": {name: other}}).candidate
+    found = config.candidate(["a", "b"], BASE, network="n", method="m")
+    assert found.layers["a"] == LayerSetting(**{name: other})  # type: ignore[arg-type]
+
+
+def test_nothing_said_of_all_layers_is_nothing_said_of_one() -> None:
+    found = CandidateConfig().candidate(["a", "b"], BASE, network="n", method="m")
+    assert found.layers == {"a": LayerSetting(), "b": LayerSetting()}
+
+
+def test_last_layer_keeps_its_classes_unless_it_is_named() -> None:
+    config = CandidateConfig(kept_filters=0.5, kept_shapes=0.25)
+    found = config.candidate(["a", "b"], BASE, network="n", method="m").layers
+    assert [found[name].kept_filters for name in "ab"] == [0.5, 1.0]
+    assert [found[name].kept_shapes for name in "ab"] == [0.25, 0.25]
+    named = replace(config, layers={"b": LayerSetting(kept_filters=0.75)})
+    found = named.candidate(["a", "b"], BASE, network="n", method="m").layers
+    assert [found[name].kept_filters for name in "ab"] == [0.5, 0.75]
+
+
 def test_candidate_takes_sizes_that_are_given() -> None:
     found = CandidateConfig(wordlines=32).candidate(["a"], BASE, network="n", method="m")
     assert found.plan.default == CrossbarSpec(wordlines=32, bitlines=96)
@@ -377,12 +408,18 @@ def test_candidate_takes_sizes_that_are_given() -> None:
     [
         ({"wordlines": 0}, "wordlines is 0"),
         ({"bitlines": 7}, "one output needs 8"),
-        ({"nonzeros": 0}, "nonzeros is 0"),
+        ({"nonzeros": 0}, "nonzeros is 0; allowed: 1 or more"),
+        ({"adc_bits": 0}, "adc_bits is 0; allowed: 1 or more"),
+        ({"weight_levels": -1}, "weight_levels is -1; allowed: 1 or more"),
+        ({"block_size": 0}, "block_size is 0; allowed: 1 or more"),
+        ({"kept_weights": 1.5}, "kept_weights is 1.5; allowed: above 0, up to 1"),
+        ({"kept_shapes": 0.0}, "kept_shapes is 0.0; allowed: above 0, up to 1"),
+        ({"kept_filters": float("nan")}, "kept_filters is nan; allowed: above 0, up to 1"),
     ],
 )
-def test_impossible_candidate_is_refused(fields_: dict[str, int], message: str) -> None:
+def test_impossible_candidate_is_refused(fields_: dict[str, float], message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        CandidateConfig(**fields_).candidate(["a"], BASE, network="n", method="m")
+        CandidateConfig(**fields_).candidate(["a"], BASE, network="n", method="m")  # type: ignore[arg-type]
 
 
 def test_robust_accuracy_needs_a_lossy_device() -> None:

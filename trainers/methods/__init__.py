@@ -1,7 +1,7 @@
 """Methods by name: each a settings class and the class that it sets up."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
 
 from hwmodel.errors import ConfigError, SpecError
 from trainers.method import LayerTarget, Method
@@ -14,11 +14,10 @@ from trainers.methods.magnitude import Magnitude, MagnitudeConfig
 from trainers.methods.memristor import Memristor, MemristorConfig
 from trainers.methods.plain import Dense, DenseConfig, Structured, StructuredConfig
 from trainers.methods.tinyadc import (
-    SETTINGS,
     TinyAdc,
     TinyAdcConfig,
     TinyAdcStraightThrough,
-    tinyadc,
+    tinyadc_variant,
 )
 from trainers.methods.xma import Xma, XmaConfig
 
@@ -70,31 +69,38 @@ MethodConfig = (
 """The settings of any method."""
 
 
-class _Builder(Protocol):
-    def __call__(self, targets: Mapping[str, LayerTarget], config: Any) -> Method: ...
-
-
 class MethodEntry(NamedTuple):
     """How a method is configured, built and searched."""
 
     config: type[MethodConfig]
-    build: _Builder
-    settings: tuple[str, ...]
-    """What it reads of a layer's setting: its dimensions in a search."""
+    method: type[Method]
+    """Its class; where it has several, one of them: all read the same settings."""
+    variant: Callable[[Any], type[Method]] | None = None
+    """The class that a configuration asks for, where there are several."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What it reads of a layer's setting: its dimensions in a search."""
+        return self.method.settings
+
+    def build(self, targets: Mapping[str, LayerTarget], config: MethodConfig) -> Method:
+        """The method with settings of its own kind, for these targets."""
+        chosen = self.method if self.variant is None else self.variant(config)
+        return cast(Callable[..., Method], chosen)(targets, config)
 
 
 METHODS: dict[str, MethodEntry] = {
-    "tinyadc": MethodEntry(TinyAdcConfig, tinyadc, SETTINGS),
-    "level-sum": MethodEntry(LevelSumConfig, LevelSumMethod, LevelSumMethod.settings),
-    "memristor": MethodEntry(MemristorConfig, Memristor, Memristor.settings),
-    "admm-nn": MethodEntry(AdmmNnConfig, AdmmNn, AdmmNn.settings),
-    "bitslice-l1": MethodEntry(BitsliceL1Config, BitsliceL1, BitsliceL1.settings),
-    "dub": MethodEntry(DubConfig, Dub, Dub.settings),
-    "circulant": MethodEntry(CirculantConfig, CirculantMethod, CirculantMethod.settings),
-    "magnitude": MethodEntry(MagnitudeConfig, Magnitude, Magnitude.settings),
-    "structured": MethodEntry(StructuredConfig, Structured, Structured.settings),
-    "xma": MethodEntry(XmaConfig, Xma, Xma.settings),
-    "dense": MethodEntry(DenseConfig, Dense, Dense.settings),
+    "tinyadc": MethodEntry(TinyAdcConfig, TinyAdc, tinyadc_variant),
+    "level-sum": MethodEntry(LevelSumConfig, LevelSumMethod),
+    "memristor": MethodEntry(MemristorConfig, Memristor),
+    "admm-nn": MethodEntry(AdmmNnConfig, AdmmNn),
+    "bitslice-l1": MethodEntry(BitsliceL1Config, BitsliceL1),
+    "dub": MethodEntry(DubConfig, Dub),
+    "circulant": MethodEntry(CirculantConfig, CirculantMethod),
+    "magnitude": MethodEntry(MagnitudeConfig, Magnitude),
+    "structured": MethodEntry(StructuredConfig, Structured),
+    "xma": MethodEntry(XmaConfig, Xma),
+    "dense": MethodEntry(DenseConfig, Dense),
 }
 
 STRENGTHS = ("nonzeros", "adc_bits", "kept_weights", "weight_levels", "block_size")

@@ -27,7 +27,8 @@ from hwmodel.errors import ConstraintError
 from hwmodel.mapping import MatrixLayout, from_segments, segment_lengths, to_segments
 from trainers.config import check_number
 from trainers.constraints import Constraint, Unconstrained
-from trainers.method import LayerTarget, Method
+from trainers.method import LayerTarget
+from trainers.methods.masked import Masked
 
 __all__ = [
     "Dub",
@@ -109,7 +110,7 @@ class TileCounts:
         return wide[..., : layout.packed_outputs]
 
 
-class Dub(Method):
+class Dub(Masked):
     """Balances the columns of each crossbar, then prunes crossbar by crossbar.
 
     Args:
@@ -122,21 +123,14 @@ class Dub(Method):
     settings = ("kept_weights", "kept_shapes", "kept_filters")
 
     def __init__(self, targets: Mapping[str, LayerTarget], config: DubConfig) -> None:
-        super().__init__(targets)
+        super().__init__(targets, config.regularised_share)
         self.config = config
         self.counts: dict[str, Tensor] = {}
-        self.masks: dict[str, Tensor] = {}
-        self._steps = 0
-        self._regularised_steps = 0
 
-    @torch.no_grad()
     def attach(self, network: nn.Module, *, epochs: int, steps_per_epoch: int) -> None:
         """Starts phase one; prunes at once where there is none."""
-        self.counts, self.masks, self._steps = {}, {}, 0
-        self._regularised_steps = round(self.config.regularised_share * epochs * steps_per_epoch)
+        self.counts = {}
         super().attach(network, epochs=epochs, steps_per_epoch=steps_per_epoch)
-        if self._regularised_steps == 0:
-            self._prune()
 
     def constraint(self, name: str) -> Constraint:
         """The counts of the layer's crossbars, once they are chosen."""
@@ -159,50 +153,29 @@ class Dub(Method):
             module.weight.grad.add_(module.weight, alpha=self.config.l2_weight)
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """Keeps pruned weights at zero, and prunes at the end of phase one."""
-        super().after_step()
-        self._steps += 1
-        for name, mask in self.masks.items():
-            self.modules[name].weight.mul_(mask)
-        if not self.masks and self._steps >= self._regularised_steps:
-            self._prune()
-
-    @torch.no_grad()
-    def finalize(self) -> None:
-        """Prunes if phase one still ran."""
-        if not self.masks:
-            self._prune()
-        super().finalize()
+    def prune(self) -> None:
+        """Chooses every crossbar's bin, and masks what exceeds it."""
+        self.counts = {name: self._bins(name) for name in self.modules}
+        super().prune()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Step count, and counts and masks once they are chosen."""
-        state = {**super().state_dict(), "steps": torch.tensor(self._steps)}
-        state.update({f"counts.{name}": counts for name, counts in self.counts.items()})
-        state.update({f"mask.{name}": mask for name, mask in self.masks.items()})
-        return state
+        """As every masked method, and the counts once they are chosen."""
+        counts = {f"counts.{name}": counts for name, counts in self.counts.items()}
+        return {**super().state_dict(), **counts}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what `state_dict` returned."""
         super().load_state_dict(state)
-        self._steps = int(state["steps"])
-        self.counts = {n: state[f"counts.{n}"] for n in self.modules if f"counts.{n}" in state}
-        self.masks = {n: state[f"mask.{n}"] for n in self.modules if f"mask.{n}" in state}
+        self.counts = {name: state[f"counts.{name}"] for name in self.masks}
 
-    def _prune(self) -> None:
-        """Chooses every crossbar's bin, and masks what exceeds it."""
-        for name, module in self.modules.items():
-            spec, layout = self.targets[name].spec, self.layouts[name]
-            matrix = layout.pack(module.weight)
-            needed = self._needed(name, matrix)
-            segments = to_segments(needed.to(torch.int64), spec.wordlines)
-            densest = _by_crossbar(segments.sum(dim=-1), _outputs_per_crossbar(spec)).amax(dim=-1)
-            heights = torch.tensor(
-                segment_lengths(layout.packed_rows, spec.wordlines), device=matrix.device
-            )
-            self.counts[name] = nearest_bins(densest, heights[:, None])
-            module.weight.copy_(self.project(name, module.weight))
-            self.masks[name] = module.weight != 0
+    def _bins(self, name: str) -> Tensor:
+        """The bin of every crossbar of a layer, int64 `[groups, tiles, crossbars across]`."""
+        spec, layout = self.targets[name].spec, self.layouts[name]
+        matrix = layout.pack(self.modules[name].weight)
+        segments = to_segments(self._needed(name, matrix).to(torch.int64), spec.wordlines)
+        densest = _by_crossbar(segments.sum(dim=-1), _outputs_per_crossbar(spec)).amax(dim=-1)
+        heights = segment_lengths(layout.packed_rows, spec.wordlines)
+        return nearest_bins(densest, torch.tensor(heights, device=matrix.device)[:, None])
 
     def _needed(self, name: str, matrix: Tensor) -> Tensor:
         """Which weights are not almost zero."""

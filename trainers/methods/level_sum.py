@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hwmodel.errors import SpecError
 from trainers.config import check_number
 from trainers.constraints import Constraint, LevelSum, Unconstrained
 from trainers.level_sum import (
@@ -50,6 +51,9 @@ class LevelSumMethod(StraightThrough):
     Args:
         targets: `adc_bits` by layer; rows and outputs to keep.
         config: the schedule.
+
+    Raises:
+        SpecError: an encoding or ADC that no level sum fits, naming the layer.
     """
 
     name = "level-sum"
@@ -57,22 +61,20 @@ class LevelSumMethod(StraightThrough):
 
     def __init__(self, targets: Mapping[str, LayerTarget], config: LevelSumConfig) -> None:
         super().__init__(targets, config.refresh_steps)
+        self.limits = _limits(targets)
+        """Largest level sum of a segment, by layer that has a bound."""
         self.scales: dict[str, Tensor] = {}
         self.anchors: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def attach(self, network: nn.Module, *, epochs: int, steps_per_epoch: int) -> None:
-        """Chooses the scales, then projects.
-
-        Raises:
-            SpecError: an encoding or ADC that no level sum fits.
-        """
+        """Chooses the scales, then projects."""
         self.scales, self.anchors = {}, {}
         super().attach(network, epochs=epochs, steps_per_epoch=steps_per_epoch)
 
     def bounded(self, name: str) -> bool:
         """Whether the target names ADC bits."""
-        return self.targets[name].adc_bits is not None
+        return name in self.limits
 
     def constraint(self, name: str) -> Constraint:
         """The layer's bound on level sums."""
@@ -89,19 +91,14 @@ class LevelSumMethod(StraightThrough):
         """The nearest weight found; its digits bound those of `adjusted`."""
         if name not in self.scales:
             spec, layout = self.targets[name].spec, self.layouts[name]
-            self.scales[name] = choose_scale(latent, spec, layout, self._limit(name))
+            self.scales[name] = choose_scale(latent, spec, layout, self.limits[name])
         self.anchors[name] = self._integers(name, latent)
         return self.anchors[name] * per_output(self.scales[name], latent)
-
-    def _limit(self, name: str) -> int:
-        """Largest level sum of the layer's segments."""
-        target = self.targets[name]
-        return level_limits(target.spec, target.adc_bits or 0)
 
     def _integers(self, name: str, weight: Tensor) -> Tensor:
         """The layer's projection in integer steps of its scales."""
         spec, layout = self.targets[name].spec, self.layouts[name]
-        return project_weight(weight, self.scales[name], spec, layout, self._limit(name))
+        return project_weight(weight, self.scales[name], spec, layout, self.limits[name])
 
     def adjusted(self, name: str, latent: Tensor) -> Tensor:
         """Rounded anew under the digits of the last projection."""
@@ -127,3 +124,14 @@ class LevelSumMethod(StraightThrough):
         super().load_state_dict(state)
         self.scales = {name: state[f"scale.{name}"] for name in self.latents}
         self.anchors = {name: state[f"anchor.{name}"] for name in self.latents}
+
+
+def _limits(targets: Mapping[str, LayerTarget]) -> dict[str, int]:
+    limits = {}
+    for name, target in targets.items():
+        if target.adc_bits is not None:
+            try:
+                limits[name] = level_limits(target.spec, target.adc_bits)
+            except SpecError as error:
+                raise SpecError(f"{name}: {error}") from None
+    return limits

@@ -7,11 +7,9 @@ survivors are retrained.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
 from trainers.constraints import Constraint, LayerCount, Unconstrained
-from trainers.method import LayerTarget, Method
+from trainers.method import LayerTarget
+from trainers.methods.masked import Masked
 
 __all__ = ["Magnitude", "MagnitudeConfig"]
 
@@ -21,7 +19,7 @@ class MagnitudeConfig:
     """`magnitude` has no settings; each layer's `kept_weights` is in the candidate."""
 
 
-class Magnitude(Method):
+class Magnitude(Masked):
     """Keeps the largest weights of each layer and retrains them.
 
     Args:
@@ -33,16 +31,7 @@ class Magnitude(Method):
     settings = ("kept_weights", "kept_shapes", "kept_filters")
 
     def __init__(self, targets: Mapping[str, LayerTarget], config: MagnitudeConfig) -> None:
-        super().__init__(targets)
-        self.masks: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def attach(self, network: nn.Module, *, epochs: int, steps_per_epoch: int) -> None:
-        """Prunes at once."""
-        super().attach(network, epochs=epochs, steps_per_epoch=steps_per_epoch)
-        for name, module in self.modules.items():
-            module.weight.copy_(self.project(name, module.weight))
-            self.masks[name] = module.weight != 0
+        super().__init__(targets, free_share=0)
 
     def constraint(self, name: str) -> Constraint:
         """The layer's count."""
@@ -50,20 +39,3 @@ class Magnitude(Method):
         if share is None:
             return Unconstrained()
         return LayerCount(round(self.modules[name].weight.numel() * share))
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """Keeps pruned weights at zero."""
-        super().after_step()
-        for name, mask in self.masks.items():
-            self.modules[name].weight.mul_(mask)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The masks."""
-        masks = {f"mask.{name}": mask for name, mask in self.masks.items()}
-        return {**super().state_dict(), **masks}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what `state_dict` returned."""
-        super().load_state_dict(state)
-        self.masks = {name: state[f"mask.{name}"] for name in self.modules}

@@ -12,7 +12,9 @@ rather than by a score; no distillation but the training loop's own.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from hwmodel.mapping import MatrixLayout
@@ -86,6 +88,36 @@ class Memristor(Staged):
         for name, module in self.modules.items():
             mask = self.layouts[name].mask(module.weight.shape, module.weight.device)
             self.masks[name] = mask
+
+    def facts(self) -> dict[str, Any]:
+        """`dead_paths`: what was removed of each layer, and why dead outputs of others stay."""
+        if not self.remove_dead_paths:
+            return {}
+        removed = {}
+        for name, layout in self.layouts.items():
+            target = self.targets[name]
+            rows = (target.rows or layout.rows) - layout.packed_rows
+            outputs = (target.outputs or layout.outputs) - layout.packed_outputs
+            if rows or outputs:
+                removed[name] = {"rows": rows, "outputs": outputs}
+        return {"dead_paths": {"removed": removed, "kept": self.kept_paths}}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """As every staged method, and the reasons why dead outputs stay, as UTF-8."""
+        reasons = {
+            f"kept_path.{name}": torch.tensor(list(reason.encode()), dtype=torch.uint8)
+            for name, reason in self.kept_paths.items()
+        }
+        return {**super().state_dict(), **reasons}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state_dict` returned."""
+        super().load_state_dict(state)
+        self.kept_paths = {
+            name: bytes(state[f"kept_path.{name}"].tolist()).decode()
+            for name in self.modules
+            if f"kept_path.{name}" in state
+        }
 
     def _strongest(self, name: str, weight: Tensor, progress: float) -> MatrixLayout:
         """What stays when pruning has come so far: counts fall by the same factor per stage."""

@@ -18,13 +18,11 @@ from hwmodel.mapping import MatrixLayout
 from trainers.admm import Admm
 from trainers.config import check_choice, check_number
 from trainers.constraints import BitlineCount, Constraint, Unconstrained
-from trainers.method import LayerTarget, Method
+from trainers.method import LayerTarget
+from trainers.methods.masked import Masked
 from trainers.methods.straight_through import StraightThrough
 
-__all__ = ["TinyAdc", "TinyAdcConfig", "TinyAdcStraightThrough", "tinyadc"]
-
-SETTINGS = ("nonzeros", "kept_shapes", "kept_filters")
-"""What both variants read of a layer's setting."""
+__all__ = ["TinyAdc", "TinyAdcConfig", "TinyAdcStraightThrough", "tinyadc_variant"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +58,7 @@ class TinyAdcConfig:
         check_number("method.rounds_per_epoch", self.rounds_per_epoch, low=1, integer=True)
 
 
-class TinyAdc(Method):
+class TinyAdc(Masked):
     """Count-bounded bitline segments by ADMM, then masked retraining.
 
     Args:
@@ -69,25 +67,22 @@ class TinyAdc(Method):
     """
 
     name = "tinyadc"
-    settings = SETTINGS
+    settings = ("nonzeros", "kept_shapes", "kept_filters")
 
     def __init__(self, targets: Mapping[str, LayerTarget], config: TinyAdcConfig) -> None:
-        super().__init__(targets)
+        super().__init__(targets, config.admm_share)
         self.config = config
         self.admm: Admm | None = None
-        self.masks: dict[str, Tensor] = {}
-        self._admm_steps = 0
         self._round_steps = 1
         self._rho_step = 1.0
-        self._steps = 0
 
     def attach(self, network: nn.Module, *, epochs: int, steps_per_epoch: int) -> None:
         """Removes rows and outputs, and starts ADMM on the layers that have a bound."""
         super().attach(network, epochs=epochs, steps_per_epoch=steps_per_epoch)
-        self._steps = 0
-        self._admm_steps = round(self.config.admm_share * epochs * steps_per_epoch)
+        if self.masks:
+            return
         self._round_steps = max(1, steps_per_epoch // self.config.rounds_per_epoch)
-        rounds = max(1, self._admm_steps // self._round_steps)
+        rounds = max(1, self.free_steps // self._round_steps)
         self._rho_step = self.config.rho_growth ** (1 / max(1, rounds - 1))
         weights = {
             name: module.weight
@@ -95,8 +90,6 @@ class TinyAdc(Method):
             if _binds(self.targets[name], self.layouts[name])
         }
         self.admm = Admm(weights, self.project, self.config.rho)
-        if self._admm_steps == 0:
-            self._fix_masks()
 
     def constraint(self, name: str) -> Constraint:
         """The count bound of the layer's segments."""
@@ -107,33 +100,21 @@ class TinyAdc(Method):
         if self.admm is not None:
             self.admm.add_penalty_gradient()
 
-    @torch.no_grad()
+    def prune(self) -> None:
+        """Ends ADMM with a hard projection."""
+        self.admm = None
+        super().prune()
+
     def after_step(self) -> None:
         """Keeps removed weights at zero, and moves ADMM on at the end of each round."""
         super().after_step()
-        self._steps += 1
-        for name, mask in self.masks.items():
-            self.modules[name].weight.mul_(mask)
-        if self.admm is None:
-            return
-        if self._steps % self._round_steps == 0:
+        if self.admm is not None and self.steps % self._round_steps == 0:
             self.admm.update()
             self.admm.rho *= self._rho_step
-        if self._steps >= self._admm_steps:
-            self._fix_masks()
-
-    @torch.no_grad()
-    def finalize(self) -> None:
-        """Ends ADMM if it still runs; the weights are then masked, or projected."""
-        if self.admm is not None:
-            self._fix_masks()
-        super().finalize()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Layouts, step count, masks, and Z, U and rho while ADMM runs."""
+        """As every masked method, and Z, U and rho while ADMM runs."""
         state = super().state_dict()
-        state["steps"] = torch.tensor(self._steps)
-        state.update({f"mask.{name}": mask for name, mask in self.masks.items()})
         if self.admm is not None:
             state["admm.rho"] = torch.tensor(self.admm.rho, dtype=torch.float64)
             state.update({f"admm.{key}": value for key, value in self.admm.state_dict().items()})
@@ -142,25 +123,12 @@ class TinyAdc(Method):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what `state_dict` returned."""
         super().load_state_dict(state)
-        self._steps = int(state["steps"])
-        prefix = "mask."
-        self.masks = {
-            key.removeprefix(prefix): mask for key, mask in state.items() if key.startswith(prefix)
-        }
         if "admm.rho" not in state:
             self.admm = None
         elif self.admm is not None:
             self.admm.rho = float(state["admm.rho"])
             inner = {k.removeprefix("admm."): v for k, v in state.items() if k.startswith("admm.")}
             self.admm.load_state_dict(inner)
-
-    @torch.no_grad()
-    def _fix_masks(self) -> None:
-        """Hard projection; from here on the pattern of zeros is frozen."""
-        self.admm = None
-        for name, module in self.modules.items():
-            module.weight.copy_(self.project(name, module.weight))
-            self.masks[name] = module.weight != 0
 
 
 class TinyAdcStraightThrough(StraightThrough):
@@ -172,7 +140,7 @@ class TinyAdcStraightThrough(StraightThrough):
     """
 
     name = "tinyadc/straight-through"
-    settings = SETTINGS
+    settings = TinyAdc.settings
 
     def __init__(self, targets: Mapping[str, LayerTarget], config: TinyAdcConfig) -> None:
         super().__init__(targets, config.refresh_steps)
@@ -208,10 +176,9 @@ class TinyAdcStraightThrough(StraightThrough):
         self.signs = {name: state[f"sign.{name}"] for name in self.latents}
 
 
-def tinyadc(targets: Mapping[str, LayerTarget], config: TinyAdcConfig) -> Method:
-    """The variant that the settings ask for."""
-    variant = TinyAdc if config.training == "admm" else TinyAdcStraightThrough
-    return variant(targets, config)
+def tinyadc_variant(config: TinyAdcConfig) -> type[TinyAdc | TinyAdcStraightThrough]:
+    """The class that the settings ask for."""
+    return TinyAdc if config.training == "admm" else TinyAdcStraightThrough
 
 
 def _constraint(target: LayerTarget, config: TinyAdcConfig) -> Constraint:

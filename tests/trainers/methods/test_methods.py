@@ -21,8 +21,8 @@ def test_every_entry_builds_the_method_of_its_name() -> None:
     targets = toy_targets(nn.Sequential(nn.Linear(4, 2)))
     for name, entry in METHODS.items():
         method = build_method(name, entry.config(), targets)
+        assert type(method) is entry.method
         assert method.name == name
-        assert method.settings == entry.settings
         assert method.targets == targets
 
 
@@ -45,8 +45,9 @@ def test_strength_that_a_method_does_not_read_is_refused() -> None:
 
 
 def test_training_selects_tinyadc_variant() -> None:
-    kinds = [type(build_method("tinyadc", TinyAdcConfig(training=t), {})) for t in TRAININGS]
-    assert kinds == [TinyAdc, TinyAdcStraightThrough]
+    built = [build_method("tinyadc", TinyAdcConfig(training=t), {}) for t in TRAININGS]
+    assert [type(method) for method in built] == [TinyAdc, TinyAdcStraightThrough]
+    assert [method.settings for method in built] == [METHODS["tinyadc"].settings] * 2
 
 
 @pytest.mark.parametrize(

@@ -216,3 +216,38 @@ def test_memristor_removes_paths_that_its_pruning_made_dead() -> None:
     assert [method.layouts["3"].packed_rows for method in methods] == [24, 8]
     assert int(methods[1].masks["3"].sum()) == 3 * 8
     torch.testing.assert_close(outputs[1], outputs[0])
+    assert methods[0].facts() == {}
+    assert methods[1].facts() == {
+        "dead_paths": {"removed": {"3": {"rows": 16, "outputs": 0}}, "kept": {}}
+    }
+
+
+def test_memristor_says_why_dead_outputs_stay_even_when_it_is_resumed() -> None:
+    def build() -> Memristor:
+        network = build_network(CONV_NET, SHAPE, CLASSES)
+        targets = toy_targets(network)
+        targets["first"] = replace(targets["first"], outputs=2)
+        method = memristor(targets)
+        method.attach(network, epochs=5, steps_per_epoch=4)
+        return method
+
+    method = build()
+    assert not any(key.startswith("kept_path") for key in method.state_dict())
+    method.finalize()
+    kept = method.facts()["dead_paths"]["kept"]
+    assert kept
+    assert set(kept) <= set(method.modules)
+    other = build()
+    other.load_state_dict(method.state_dict())
+    assert other.facts() == method.facts()
+
+
+def test_rows_and_outputs_asked_away_are_not_dead_paths() -> None:
+    method = attached("memristor", one_layer())
+    method.finalize()
+    layout = method.layouts["0"]
+    assert (layout.packed_rows, layout.packed_outputs) == (10, 2)
+    assert method.facts()["dead_paths"] == {
+        "removed": {},
+        "kept": {"0": "read by the network's output"},
+    }
