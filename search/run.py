@@ -258,6 +258,7 @@ def _search(
         from search.surrogate import SurrogateSampler
 
         sampler = SurrogateSampler(study, space, problem)
+        study.judge = sampler.goes_on
     searcher = StudySearcher(study, space, problem, on_change, sampler)
     context = {
         "config": study.config.to_json(),

@@ -105,6 +105,8 @@ class Study:
         self.folder = folder
         self.config = config
         self._handle = handle
+        self.judge: Callable[[int], bool] | None = None
+        """Whether a measured trial goes on (default: `search.rungs.goes_on`)."""
         self._dense: Evaluation | None = None
         self._driver: Driver | None = None
         self._open: dict[int, _Open] = {}
@@ -409,7 +411,9 @@ class Study:
             return
         violations = self._violations(evaluation["values"], self._dense_values())
         further: bool | None = not found.scan and all(v <= 0 for v in violations.values())
-        if further:
+        if further and self.judge is not None:
+            further = self.judge(number)
+        elif further:
             mates = self._rung_values(found.rung)
             del mates[number]
             above = {*self._rung_values(found.rung + 1)}

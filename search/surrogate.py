@@ -10,8 +10,9 @@ steps, each a Gaussian process over a handful of features however many layers th
 
 Both predict the logarithm of the error. Among candidates drawn evenly and candidates near the
 front, the one with the largest expected hypervolume improvement is proposed; candidates under way
-count as if they had reached their prediction. With one uncertain objective the expectation is a
-one-dimensional integral over the accuracy, exact but for its grid.
+count as if they had reached their prediction. A measured candidate goes on to its next rung if it
+still promises a fair share of what a new one would. With one uncertain objective the expectation is
+a one-dimensional integral over the accuracy, exact but for its grid.
 
 Source: expected hypervolume improvement as in Emmerich et al., 2011; the additive scan is ours.
 """
@@ -80,29 +81,57 @@ class SurrogateSampler:
 
     def __call__(self) -> dict[str, Any]:
         """Parameters worth evaluating next."""
-        trials = self.study.trials()
-        random = Random(f"{self.study.config.study.seed} {len(trials)}")
+        random = Random(f"{self.study.config.study.seed} {len(self.study.trials())}")
         rows, ratios = self._measurements()
         if len(rows) < _LEAST_ROWS:
             return self._draw(random)[0]
-        model = _Accuracy(rows, self.problem.shapes, self._dense_log_error(), self._scan_rows())
-        known = {_key(trial.params) for trial in trials}
+        drawn, costs = self._pool(random, self.pool, ratios)
+        if not drawn:
+            return self._draw(random)[0]
+        gains = self._gains(self._model(rows), [candidate for _, candidate in drawn], costs, ratios)
+        return drawn[int(np.argmax(gains))][0]
+
+    def goes_on(self, number: int) -> bool:
+        """Whether a trial, as it was measured last, is worth its next rung.
+
+        It is if it promises no less than one in `fidelity.reduction` of what the best of a few new
+        candidates does: those cost a projection to look at, and the rung costs epochs.
+        """
+        rows, ratios = self._measurements()
+        trial = self.study.trials()[number]
+        random = Random(f"{self.study.config.study.seed} {number} {len(rows)}")
+        drawn, costs = self._pool(random, self.pool // 4, ratios)
+        if len(rows) < _LEAST_ROWS or not drawn:
+            return True
+        reference = self.study.reference
+        own = [values(trial)[name] / reference[name] for name in self._costs]
+        candidates = [candidate_of(trial), *(candidate for _, candidate in drawn)]
+        gains = self._gains(
+            self._model(rows), candidates, np.vstack([own, costs]), ratios, without=number
+        )
+        return bool(gains[0] * self.study.config.fidelity.reduction >= gains[1:].max())
+
+    def _model(self, rows: Sequence[_Row]) -> "_Accuracy":
+        return _Accuracy(rows, self.problem.shapes, self._dense_log_error(), self._scan_rows())
+
+    def _pool(
+        self, random: Random, size: int, ratios: Mapping[str, float]
+    ) -> tuple[list[tuple[dict[str, Any], Candidate]], Array]:
+        """New candidates within all bounds, drawn evenly or near the front, and their costs."""
+        known = {_key(trial.params) for trial in self.study.trials()}
         parents = [trial.params for trial in self.study.front()]
-        drawn = []
-        for index in range(self.pool):
+        drawn, costs = [], []
+        for index in range(size):
             parent = parents[index % len(parents)] if parents and index % 3 else None
             parameters, candidate = self._draw(random, parent)
-            if _key(parameters) not in known:
-                known.add(_key(parameters))
+            if _key(parameters) in known:
+                continue
+            known.add(_key(parameters))
+            planned = self.problem.planned_costs(candidate)
+            if self._keeps_bounds(planned):
                 drawn.append((parameters, candidate))
-        planned = [self.problem.planned_costs(candidate) for _, candidate in drawn]
-        kept = [index for index, costs in enumerate(planned) if self._keeps_bounds(costs)]
-        if not kept:
-            return self._draw(random)[0]
-        candidates = [drawn[index][1] for index in kept]
-        costs = np.array([self._scaled(planned[index], ratios) for index in kept])
-        gains = self._gains(model, candidates, costs, ratios)
-        return drawn[kept[int(np.argmax(gains))]][0]
+                costs.append(self._scaled(planned, ratios))
+        return drawn, np.array(costs)
 
     def _gains(
         self,
@@ -110,8 +139,17 @@ class SurrogateSampler:
         candidates: Sequence[Candidate],
         costs: Array,
         ratios: Mapping[str, float],
+        without: int | None = None,
     ) -> Array:
-        """The expected hypervolume improvement of each candidate, once trained in full."""
+        """The expected hypervolume improvement of each candidate, once trained in full.
+
+        Args:
+            model: of the accuracy.
+            candidates: `[points]`.
+            costs: expected of each, over the reference's, `[points, costs]`.
+            ratios: by how much plans overrate each cost.
+            without: the trial under way that is among the candidates.
+        """
         epochs = self.study.config.rungs[-1]
         reference = self.study.reference
         mean, spread = model.predict(candidates, epochs)
@@ -122,7 +160,9 @@ class SurrogateSampler:
         running = [
             trial
             for trial in self.study.unended()
-            if "candidate" in trial.user_attrs and not trial.user_attrs.get("scan")
+            if trial.number != without
+            and "candidate" in trial.user_attrs
+            and not trial.user_attrs.get("scan")
         ]
         if running:  # as if they had reached what is expected of them
             expected, _ = model.predict([candidate_of(trial) for trial in running], epochs)

@@ -94,6 +94,8 @@ def searched(storage: Path, sampler: str, trials: int, scan: int) -> Study:
         shapes=SHAPES, planned_costs=cost, planned_dense=lambda: DENSE_VALUES
     )
     suggest = SurrogateSampler(study, space, problem, pool=100) if sampler == "surrogate" else None
+    if suggest is not None:
+        study.judge = suggest.goes_on
     while not study.over:
         proposal = study.propose(space, cost, DENSE_VALUES, suggest)
         if proposal is None:
@@ -109,6 +111,23 @@ def test_finds_more_than_random_with_as_many_trials(tmp_path: Path) -> None:
     random = searched(tmp_path, "random", 10, 0)
     assert modelled.spent == random.spent == 10
     assert modelled.hypervolume() > 1.02 * random.hypervolume()
+
+
+def test_candidate_that_disappoints_goes_no_further(tmp_path: Path) -> None:
+    study = searched(tmp_path, "random", 6, 0)
+    study.reconfigure({"study": {"trials": 50}})
+    problem: Any = SimpleNamespace(
+        shapes=SHAPES, planned_costs=cost, planned_dense=lambda: DENSE_VALUES
+    )
+    sampler = SurrogateSampler(study, joint(), problem, pool=100)
+    outcomes = {}
+    study.judge = lambda number: outcomes.setdefault(number, sampler.goes_on(number))
+    for found in (0.1, 0.89):
+        proposal = study.propose(joint(), cost, DENSE_VALUES)
+        assert proposal is not None
+        measured = done(found, 0.9 * cost(proposal.candidate)["area"])
+        study.finish(proposal.number, replace(measured, epochs=0))
+    assert list(outcomes.values()) == [False, True]
 
 
 def test_same_study_proposes_the_same(tmp_path: Path) -> None:

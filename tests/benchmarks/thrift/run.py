@@ -43,6 +43,10 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "tpe on rungs": {"study": {"sampler": "tpe"}, "fidelity": RUNGS},
     "random on rungs": {"study": {"sampler": "random"}, "fidelity": RUNGS},
     "surrogate": {"study": {"sampler": "surrogate"}, "fidelity": {**RUNGS, "scan": 2}},
+    "surrogate by dominance": {
+        "study": {"sampler": "surrogate"},
+        "fidelity": {**RUNGS, "scan": 2},
+    },
     "surrogate without scan": {"study": {"sampler": "surrogate"}, "fidelity": RUNGS},
     "surrogate in full": {"study": {"sampler": "surrogate", "uniform_starts": False}},
 }
@@ -89,6 +93,8 @@ def search(
     if config.study.uniform_starts:
         study.enqueue(space.starts())
     sampler = SurrogateSampler(study, space, problem) if "surrogate" in name else None
+    if sampler is not None and name not in ("surrogate by dominance", "surrogate in full"):
+        study.judge = sampler.goes_on
     planned_dense, spent = problem.planned_dense(), 0
     while not study.over:
         started = time.perf_counter()
