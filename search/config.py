@@ -326,7 +326,8 @@ class StudyConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     method: MethodConfig = field(default_factory=TinyAdcConfig)
     methods: Mapping[str, MethodConfig] = field(default_factory=dict)
-    """Settings of the other methods that the space chooses from, by name."""
+    """Settings of the other methods that the space chooses from, by name; the study's own has its
+    settings in `method`."""
     space: SpaceConfig = field(default_factory=SpaceConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -425,7 +426,9 @@ def load_config(
         return read_config(overrides or {})
     tables = _read_tables(path)
     _make_paths_absolute(tables, Path(path).resolve().parent)
-    return read_config(merge_tables(tables, overrides or {}))
+    config = read_config(merge_tables(tables, overrides or {}))
+    _check_methods_are_read(config)
+    return config
 
 
 def relative_files(path: str | Path) -> dict[str, str]:
@@ -473,6 +476,18 @@ def read_config(tables: Mapping[str, Any]) -> StudyConfig:
         for name, settings in others.items()
     }
     return StudyConfig(**sections)
+
+
+def _check_methods_are_read(config: StudyConfig) -> None:
+    """Refuses settings of methods that the study never reads."""
+    others = [name for name in config.space_methods if name != config.method_name]
+    for name in config.methods:
+        if name == config.method_name:
+            raise ConfigError(f"methods.{name}: the study's own method; allowed: in [method]")
+        if name not in others:
+            raise ConfigError(
+                f"methods.{name}: not one of space.methods; allowed: {', '.join(others) or 'none'}"
+            )
 
 
 def _read_method(table: object) -> MethodConfig:

@@ -88,6 +88,8 @@ class SpaceConfig:
             _check_choices(f"space.{name}", getattr(self, name), low=1)
         for name in self.methods:
             method_entry(name)
+        if len(set(self.methods)) < len(self.methods):
+            raise ConfigError(f"space.methods is {list(self.methods)}; allowed: no repeats")
         if self.nonzeros == DEFAULT_NONZEROS:  # nobody chose these, so the low ones do
             fitting = tuple(n for n in DEFAULT_NONZEROS if n <= max(self.wordlines))
             object.__setattr__(self, "nonzeros", fitting)

@@ -271,3 +271,31 @@ def test_large_layer_is_certified_in_pieces_as_in_one(
     sums = to_bitlines(weight_q, spec, layout).sums()
     for reading, at in zip(pieces.worst_sums, pieces.witnesses, strict=True):
         assert int(sums[at.group, at.tile, at.bitline]) == reading
+
+
+@settings(deadline=None)
+@given(layer=layers(), bits=st.integers(1, 9))
+def test_level_sums_within_an_adc_are_what_was_planned_for_it(layer: Layer, bits: int) -> None:
+    spec = replace(layer.spec, sign_encoding=SignEncoding.DIFFERENTIAL)
+    limit = (2**bits - 1) // spec.digit_limit
+    layer = replace(layer, spec=spec, weight_q=_within(layer, spec, limit))
+    groups, outputs, rows = layer.matrix_q.shape
+    shape = LayerShape(name="any", rows=rows, outputs=outputs, groups=groups)
+    planned = plan_layer(shape, spec, adc_bits=bits)
+    certify(layer.weight_q, spec, layer.layout).check("any", planned.adc_bits_per_slice)
+    assert int(torch.count_nonzero(layer.matrix_q)) <= planned.nonzeros
+
+
+def _within(layer: Layer, spec: CrossbarSpec, limit: int) -> torch.Tensor:
+    """The layer's weights, but for those by which a level sum would exceed the limit."""
+    matrix = layer.matrix_q
+    for weights in matrix.flatten(0, 1):
+        for start in range(0, len(weights), spec.wordlines):
+            totals = [0] * spec.bitlines_per_output
+            for row in range(start, min(start + spec.wordlines, len(weights))):
+                sums = [a + b for a, b in zip(totals, _cells(int(weights[row]), spec), strict=True)]
+                if max(sums) > limit:
+                    weights[row] = 0
+                else:
+                    totals = sums
+    return layer.layout.unpack(matrix, layer.weight_q.shape)

@@ -157,3 +157,53 @@ def test_slices_on_their_own_crossbars_are_counted_apart() -> None:
     spec = CrossbarSpec()
     assert crossbar_count(1, 300, 65, spec) == 3 * 5
     assert crossbar_count(1, 300, 65, spec, spec.polarity_count) == 3 * 2
+
+
+SHAPE = LayerShape(name="conv", rows=300, outputs=20, groups=2)
+
+
+# Under `bits` a slice of a segment holds 2^bits - 1 levels, and each of 4 slices other weights'.
+@pytest.mark.parametrize(("bits", "nonzeros"), [(1, 4), (3, 28), (5, 124), (8, 128), (9, 128)])
+def test_level_sums_bound_readings_and_nonzeros(bits: int, nonzeros: int) -> None:
+    mapped = plan_layer(SHAPE, CrossbarSpec(), adc_bits=bits)
+    dense = plan_layer(SHAPE, CrossbarSpec()).adc_bits_per_slice
+    assert dense == (9, 9, 9, 8)
+    assert mapped.adc_bits_per_slice == tuple(min(bits, most) for most in dense)
+    kept = 2 * (2 * nonzeros + min(nonzeros, 300 - 2 * 128))
+    assert mapped.nonzeros == min(kept, 300) * 20 * 2
+
+
+@given(bits=st.integers(1, 12), more=st.integers(0, 4), dac_bits=st.integers(1, 4))
+def test_more_adc_bits_never_plan_less(bits: int, more: int, dac_bits: int) -> None:
+    spec = CrossbarSpec(dac_bits=dac_bits)
+    small, large = (plan_layer(SHAPE, spec, adc_bits=b) for b in (bits, bits + more))
+    dense = plan_layer(SHAPE, spec)
+    for less, most in ((small, large), (large, dense)):
+        assert less.nonzeros <= most.nonzeros
+        pairs = zip(less.adc_bits_per_slice, most.adc_bits_per_slice, strict=True)
+        assert all(few <= many for few, many in pairs)
+        assert (less.crossbars, less.conversions) == (most.crossbars, most.conversions)
+    assert small.adc_bits <= bits
+    assert plan_layer(SHAPE, spec, adc_bits=dense.adc_bits) == dense
+
+
+@given(bits=st.integers(1, 9), nonzeros=st.integers(1, 128))
+def test_both_bounds_together_are_no_weaker_than_either(bits: int, nonzeros: int) -> None:
+    spec = CrossbarSpec()
+    both = plan_layer(SHAPE, spec, adc_bits=bits, nonzeros=nonzeros)
+    by_sum = plan_layer(SHAPE, spec, adc_bits=bits)
+    by_count = plan_layer(SHAPE, spec, nonzeros=nonzeros)
+    assert both.nonzeros == min(by_sum.nonzeros, by_count.nonzeros)
+    for found, first, second in zip(
+        both.adc_bits_per_slice,
+        by_sum.adc_bits_per_slice,
+        by_count.adc_bits_per_slice,
+        strict=True,
+    ):
+        assert found <= min(first, second)
+
+
+@pytest.mark.parametrize("bits", [0, -1])
+def test_level_sums_under_no_adc_are_refused(bits: int) -> None:
+    with pytest.raises(MappingError, match=f"conv: {bits} ADC bits; allowed: 1 up"):
+        plan_layer(SHAPE, CrossbarSpec(), adc_bits=bits)

@@ -101,6 +101,28 @@ def load(folder: Path, text: str, **overrides: Any) -> StudyConfig:
         ("[method]\nrhoo = 1.0", "method: unknown key 'rhoo'; nearest allowed: 'rho'"),
         ("[method]\nadmm_share = 2", "method.admm_share is 2.0"),
         ("[method]\nname = 'magnitude'\nrho = 1.0", "method: unknown key 'rho'"),
+        ("[methods]\ntinyadc = 3", "methods.tinyadc is 3; allowed: a table"),
+        ("[methods.magic]", "method 'magic'; allowed: tinyadc, level-sum"),
+        (
+            "[space]\nmethods = ['tinyadc', 'dub']\n[methods.dub]\nrho = 1",
+            "methods.dub: unknown key 'rho'",
+        ),
+        (
+            "[space]\nmethods = ['tinyadc', 'level-sum']\n[methods.level-sum]\nrefresh_steps = 0",
+            "refresh_steps is 0; allowed: an integer from 1",
+        ),
+        (
+            "[space]\nmethods = ['tinyadc', 'level-sum']\n[methods.dub]",
+            "methods.dub: not one of space.methods; allowed: level-sum",
+        ),
+        ("[methods.dub]", "methods.dub: not one of space.methods; allowed: none"),
+        (
+            "[methods.tinyadc]\nrho = 1",
+            "methods.tinyadc: the study's own method; allowed: in [method]",
+        ),
+        ("[space]\nmethods = ['tinyadc', 'tiny']", "method 'tiny'; allowed: tinyadc, level-sum"),
+        ("[space]\nmethods = ['dub', 'dub']", "space.methods is ['dub', 'dub']; allowed: no repea"),
+        ("[space]\nmethods = 'dub'", "space.methods is 'dub'; allowed: a list"),
         ("method = 'tinyadc'", "method is 'tinyadc'; allowed: a table"),
         ("[network]\nnam = 'mlp'", "network: unknown key 'nam'; nearest allowed: 'name'"),
         ("[network]\narguments = [1]", "network.arguments is [1]; allowed: a table"),
@@ -198,6 +220,44 @@ def test_method_name_selects_its_settings(name: str) -> None:
 
 def test_method_without_a_name_is_tinyadc() -> None:
     assert read_config({"method": {"rho": 1}}).method == TinyAdcConfig(rho=1.0)
+
+
+SEVERAL = """
+[method]
+name = "bitslice-l1"
+[space]
+methods = ["tinyadc", "bitslice-l1", "magnitude"]
+[methods.tinyadc]
+rho = 1
+"""
+
+
+def test_each_method_of_a_space_has_its_own_settings(tmp_path: Path) -> None:
+    found = load(tmp_path, SEVERAL)
+    assert found.space_methods == ("tinyadc", "bitslice-l1", "magnitude")
+    assert found.methods == {"tinyadc": TinyAdcConfig(rho=1.0)}
+    assert found.method_config("tinyadc") == TinyAdcConfig(rho=1.0)
+    assert found.method_config("bitslice-l1") is found.method
+    assert found.method_config("magnitude") == MagnitudeConfig()
+    with pytest.raises(ConfigError, match="method 'magic'; allowed: tinyadc"):
+        found.method_config("magic")
+
+
+def test_settings_of_several_methods_survive_toml_and_json(tmp_path: Path) -> None:
+    found = load(tmp_path, SEVERAL)
+    assert tomllib.loads(found.to_toml())["methods"]["tinyadc"]["rho"] == 1.0
+    assert load(tmp_path, found.to_toml()) == read_config(found.to_json()) == found
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_one_of_several(name: str) -> None:
+    own = "dense" if name == "tinyadc" else "tinyadc"
+    tables = {"method": {"name": own}, "space": {"methods": [own, name]}, "methods": {name: {}}}
+    assert read_config(tables).method_config(name) == METHODS[name].config()
+
+
+def test_study_without_a_choice_has_its_one_method() -> None:
+    assert read_config({"method": {"name": "dub"}}).space_methods == ("dub",)
 
 
 def test_bounds_are_the_constraints_parsed() -> None:

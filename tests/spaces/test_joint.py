@@ -4,12 +4,15 @@ from typing import Any
 
 import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import ConfigError, SpecError
 from hwmodel.geometry import LayerShape
-from spaces import Candidate, JointSpace, SpaceConfig
+from spaces import Candidate, JointSpace, LayerSetting, SpaceConfig
 from spaces.joint import LayerSpace
+from trainers.methods import METHODS, STRENGTHS, build_method
 
 SHAPES = {
     "conv1": LayerShape(name="conv1", rows=25, outputs=6, positions=576),
@@ -38,12 +41,13 @@ class Recorder:
         self.random = random.Random(seed)
         self.asked: dict[str, tuple[int, int]] = {}
         self.drawn: dict[str, int] = {}
+        self.forced: dict[str, int] = {}
 
     def suggest_int(self, name: str, low: int, high: int) -> int:
         assert name not in self.asked, f"{name} is asked twice"
         assert low < high, f"{name} has one choice"
         self.asked[name] = (low, high)
-        self.drawn[name] = self.random.randint(low, high)
+        self.drawn[name] = self.forced.get(name, self.random.randint(low, high))
         return self.drawn[name]
 
 
@@ -58,9 +62,9 @@ class Fixed:
 
 
 def space(config: SpaceConfig | None = None, **changes: Any) -> JointSpace:
-    base = changes.pop("base", BASE)
+    base, methods = changes.pop("base", BASE), changes.pop("methods", ["tinyadc"])
     config = replace(config or SpaceConfig(), **changes)
-    return JointSpace(config, SHAPES, base, network="lenet5", methods=["tinyadc"])
+    return JointSpace(config, SHAPES, base, network="lenet5", methods=methods)
 
 
 def memory_study(seed: int = 0) -> optuna.Study:
@@ -332,3 +336,97 @@ def test_larger_blocks_are_planned_on_fewer_crossbars_for_more_reads() -> None:
         rotations.append(wide.rotations)
     assert crossbars == [1152, 288, 144, 72, 36]
     assert rotations == [1, 4, 8, 16, 32]
+
+
+# Several methods.
+
+ALL = list(METHODS)
+KINDS = (*STRENGTHS, "kept_shapes", "kept_filters")
+
+
+def test_method_is_one_dimension_and_brings_its_own() -> None:
+    built = space(methods=["tinyadc", "level-sum", "circulant"])
+    for index, (method, kinds) in enumerate(
+        [
+            ("tinyadc", {"nonzeros", "kept_shapes", "kept_filters"}),
+            ("level-sum", {"adc_bits", "kept_shapes", "kept_filters"}),
+            ("circulant", {"block_size"}),
+        ]
+    ):
+        recorder = Recorder(0)
+        recorder.forced = {"method": index}
+        candidate = built.suggest(recorder, 0)
+        assert candidate.method == method
+        assert recorder.asked["method"] == (0, 2)
+        assert {name.split(".")[-1] for name in recorder.asked if "." in name} == kinds
+
+
+def test_one_method_is_no_dimension() -> None:
+    recorder = Recorder(0)
+    assert space(methods=["dub"]).suggest(recorder, 0).method == "dub"
+    assert "method" not in recorder.asked
+
+
+@given(st.integers(0, 10_000), st.sampled_from(ALL), st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_every_suggestion_is_one_that_its_method_can_be_built_for(
+    seed: int, method: str, per_layer: bool
+) -> None:
+    crossbars = "per-layer" if per_layer else "global"
+    built = space(methods=ALL, crossbars=crossbars, whole_crossbars=False)
+    recorder = Recorder(seed)
+    recorder.forced = {"method": ALL.index(method)}
+    candidate = built.suggest(recorder, seed)
+    entry = METHODS[method]
+    targets = candidate.targets(SHAPES)
+    assert build_method(method, entry.config(), targets).targets == targets
+    assert len(candidate.planned(SHAPES)) == len(SHAPES)
+    unread = set(KINDS) - set(entry.settings)
+    for setting in candidate.layers.values():
+        assert all(getattr(setting, kind) in (None, 1.0) for kind in unread)
+    assert built.suggest(Fixed(**recorder.drawn), seed) == candidate
+    assert Candidate.from_json(candidate.to_json()) == candidate
+
+
+def test_optuna_chooses_among_all_methods() -> None:
+    built, study, seen = space(methods=ALL), memory_study(), set()
+    for _ in range(80):
+        trial = study.ask()
+        candidate = built.suggest(trial, seed=0)
+        assert built.suggest(trial, seed=0) == candidate
+        seen.add(candidate.method)
+        study.tell(trial, 0.0)
+    assert seen == set(ALL)
+
+
+def test_starts_begin_every_method_from_the_mildest_to_the_strongest() -> None:
+    built = space(methods=["tinyadc", "level-sum", "circulant", "structured", "dense"])
+    starts = [built.suggest(Fixed(**parameters), 0) for parameters in built.starts()]
+    assert [c.method for c in starts] == (
+        ["tinyadc"] * 6 + ["level-sum"] * 5 + ["circulant"] * 5 + ["structured", "dense"]
+    )
+    layers = [candidate.layers["block.conv2"] for candidate in starts]
+    assert [layer.nonzeros for layer in layers[:6]] == [42, 21, 10, 5, 2, 1]
+    assert [layer.adc_bits for layer in layers[6:11]] == [7, 6, 5, 4, 3]
+    assert [layer.block_size for layer in layers[11:16]] == [None, 4, 8, 16, 32]
+    assert layers[-1] == LayerSetting()
+    assert {candidate.plan.default for candidate in starts} == {BASE}
+
+
+def test_starts_of_all_methods_are_accepted_by_optuna_and_reproduce() -> None:
+    built, study = space(methods=ALL), memory_study()
+    starts = built.starts()
+    for parameters in starts:
+        study.enqueue_trial(parameters)
+    for parameters in starts:
+        trial = study.ask()
+        assert built.suggest(trial, seed=3) == built.suggest(Fixed(**parameters), seed=3)
+        assert trial.params == parameters
+        study.tell(trial, 0.0)
+
+
+def test_unknown_or_repeated_methods_are_refused() -> None:
+    with pytest.raises(ConfigError, match="method 'tiny'; allowed: tinyadc, level-sum"):
+        SpaceConfig(methods=("tinyadc", "tiny"))
+    with pytest.raises(ConfigError, match=r"space\.methods is \['dub', 'dub'\]; allowed: no rep"):
+        SpaceConfig(methods=("dub", "dub"))

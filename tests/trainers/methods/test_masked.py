@@ -71,7 +71,9 @@ def test_finalize_prunes_what_is_still_free_and_leaves_the_mask_otherwise() -> N
 
 
 def test_attached_anew_it_begins_anew() -> None:
-    method = attached(layer(), 0.5)
+    before = layer()
+    method = attached(before, 0.5)
+    step(method, before)
     method.finalize()
     network = layer(seed=1)
     method.attach(network, epochs=2, steps_per_epoch=3)
