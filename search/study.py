@@ -409,7 +409,9 @@ class Study:
         if found.rung == len(rungs) - 1 and not found.scan:
             self._close(number, COMPLETE)
             return
-        violations = self._violations(evaluation["values"], self._dense_values())
+        # More training mends accuracy, but no cost.
+        costs = {n: v for n, v in evaluation["values"].items() if n not in ACCURACIES}
+        violations = self._violations(costs, self._dense_values())
         further: bool | None = not found.scan and all(v <= 0 for v in violations.values())
         if further and self.judge is not None:
             further = self.judge(number)

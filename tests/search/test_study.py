@@ -557,6 +557,17 @@ def test_interrupted_candidate_goes_on_from_its_rung_with_its_files(tmp_path: Pa
     assert (propose(third).rung, propose_none(third)) == (2, None)
 
 
+def test_bound_on_accuracy_stops_nobody_who_is_still_to_train(tmp_path: Path) -> None:
+    tables = {**RUNGS, "fidelity": {"projection": True}}
+    study = new_study(tmp_path, tables, trials=1, constraints=["accuracy >= 0.5", "area <= 0.9x"])
+    first = propose(study)
+    study.finish(first.number, measured(0.2, 0.5, 0))
+    assert (propose(study).number, study.front()) == (first.number, [])
+    study.finish(first.number, measured(0.8, 0.95, 4))
+    assert study.counts()["complete"] == 1
+    assert study.front() == []  # measured to be larger than allowed
+
+
 def propose_none(study: Study) -> Any:
     return study.propose(Ladder(), price, DENSE_VALUES)
 
