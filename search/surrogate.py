@@ -333,6 +333,7 @@ class _Process:
         spread = features.std(axis=0)
         self._used = spread > 1e-9
         self._centre, self._scale = features.mean(axis=0)[self._used], spread[self._used]
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
@@ -341,9 +342,9 @@ class _Process:
             2.0 * width, (0.2, 50.0), nu=2.5
         ) + WhiteKernel(0.01, (1e-5, 1.0))
         self._process: Any = GaussianProcessRegressor(kernel, random_state=0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a length scale at its limit is an answer, too
-            self._process.fit(self._standard(features), targets - self._prior)
+        # A length scale at its limit is an answer, too; `catch_warnings` is for one thread only.
+        warnings.filterwarnings("ignore", category=ConvergenceWarning)
+        self._process.fit(self._standard(features), targets - self._prior)
 
     def predict(self, features: Array) -> tuple[Array, Array]:
         """Mean and standard deviation, `[rows]` each."""
