@@ -14,7 +14,7 @@ from hwmodel.errors import ClusterError, CrossfrontError, StudyError
 from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.report import write_report, write_tables
-from search.study import Study, root_of
+from search.study import Study, root_of, seconds_of
 from search.tracking import MlflowMirror
 from spaces.joint import JointSpace
 
@@ -139,11 +139,7 @@ def _drive(
     display.close()
     if error is not None:
         raise error
-    new = [
-        t.user_attrs.get("evaluation", {}).get("seconds", {})
-        for t in study.ended()
-        if t.number not in before
-    ]
+    new = [seconds_of(trial) for trial in study.ended() if trial.number not in before]
     return Outcome(
         complete=complete,
         dense_s=dense_s,

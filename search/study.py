@@ -387,7 +387,11 @@ class Study:
             self._end(found.trial, TrialState.FAIL, FAILED)
             return
         found.trial.set_user_attr("evaluation", evaluation.to_json())
-        row = {"epochs": evaluation.epochs, "values": dict(evaluation.values)}
+        row = {
+            "epochs": evaluation.epochs,
+            "values": dict(evaluation.values),
+            "seconds": dict(evaluation.seconds),
+        }
         found.trial.set_user_attr(f"rung.{found.rung}", row)
         self._settle(number)
 
@@ -643,6 +647,15 @@ def is_feasible(trial: FrozenTrial) -> bool:
 def values(trial: FrozenTrial) -> dict[str, float]:
     """Everything that a complete trial measured, by objective."""
     return dict(trial.user_attrs["evaluation"]["values"])
+
+
+def seconds_of(trial: FrozenTrial) -> dict[str, float]:
+    """Time that workers spent on a trial, all rungs together: `train` and `total`."""
+    if status(trial) == _INTERRUPTED:  # its retry has what it measured
+        return {}
+    rows = [row for key, row in trial.user_attrs.items() if key.startswith("rung.")]
+    spent = [row.get("seconds", {}) for row in rows]
+    return {name: sum(row.get(name, 0.0) for row in spent) for name in ("train", "total")}
 
 
 def root_of(trial: FrozenTrial) -> int:
