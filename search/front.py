@@ -8,7 +8,7 @@ import numpy as np
 from hwmodel.errors import ConfigError, StudyError
 from search.objectives import ACCURACIES, OBJECTIVES, direction, parse_bound
 
-__all__ = ["contributions", "dominance_counts", "hypervolume", "nondominated", "select"]
+__all__ = ["contributions", "dominance_counts", "hypervolume", "nondominated", "scaled", "select"]
 
 Values = Mapping[str, float]
 
@@ -29,8 +29,8 @@ def hypervolume(points: Sequence[Values], reference: Values) -> float:
     """
     if not points:
         return 0.0
-    scaled = [[_scaled(point, reference, name) for name in reference] for point in points]
-    return float(moocore.hypervolume(np.array(scaled), ref=np.ones(len(reference))))
+    losses = [[scaled(point, reference, name) for name in reference] for point in points]
+    return float(moocore.hypervolume(np.array(losses), ref=np.ones(len(reference))))
 
 
 def contributions(points: Sequence[Values], objectives: Sequence[str]) -> list[float]:
@@ -107,7 +107,8 @@ def _losses(points: Sequence[Values], objectives: Sequence[str]) -> np.ndarray:
     return np.array([[s * p[n] for s, n in zip(signs, objectives, strict=True)] for p in points])
 
 
-def _scaled(point: Values, reference: Values, name: str) -> float:
+def scaled(point: Values, reference: Values, name: str) -> float:
+    """One objective as a loss, the reference's being 1: see `hypervolume`."""
     if name in ACCURACIES:
         return (1.0 - point[name]) / max(1.0 - reference[name], 1e-12)
     return point[name] / reference[name] if reference[name] else 1.0

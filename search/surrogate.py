@@ -31,6 +31,7 @@ from optuna.trial import FrozenTrial
 
 from hwmodel.geometry import LayerShape
 from search.evaluate import Problem
+from search.front import scaled
 from search.objectives import COSTS
 from search.study import Study, candidate_of, is_feasible, status, values
 from spaces.candidate import Candidate, LayerSetting
@@ -104,7 +105,7 @@ class SurrogateSampler:
         if len(rows) < _LEAST_ROWS or not drawn:
             return True
         reference = self.study.reference
-        own = [values(trial)[name] / reference[name] for name in self._costs]
+        own = [scaled(values(trial), reference, name) for name in self._costs]
         candidates = [candidate_of(trial), *(candidate for _, candidate in drawn)]
         gains = self._gains(
             self._model(rows), candidates, np.vstack([own, costs]), ratios, without=number
@@ -154,9 +155,8 @@ class SurrogateSampler:
         reference = self.study.reference
         mean, spread = model.predict(candidates, epochs)
         front = [values(trial) for trial in self.study.front()]
-        points = [[_share_of_error(v["accuracy"], reference)] for v in front]
-        for point, found in zip(points, front, strict=True):
-            point += [found[name] / reference[name] for name in self._costs]
+        names = ["accuracy", *self._costs]
+        points = [[scaled(found, reference, name) for name in names] for found in front]
         running = [
             trial
             for trial in self.study.unended()
@@ -192,7 +192,8 @@ class SurrogateSampler:
     def _scaled(self, planned: Mapping[str, float], ratios: Mapping[str, float]) -> list[float]:
         """The costs that are expected of a plan, over the reference's."""
         reference = self.study.reference
-        return [planned[name] * ratios[name] / reference[name] for name in self._costs]
+        expected = {name: planned[name] * ratios[name] for name in self._costs}
+        return [scaled(expected, reference, name) for name in self._costs]
 
     def _dense_log_error(self) -> float:
         dense = self.study.dense
@@ -443,7 +444,3 @@ def _key(parameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 def _log_error(accuracy: float) -> float:
     return math.log(max(1.0 - accuracy, _LEAST_ERROR))
-
-
-def _share_of_error(accuracy: float, reference: Mapping[str, float]) -> float:
-    return max(1.0 - accuracy, _LEAST_ERROR) / (1 - reference["accuracy"])
