@@ -34,7 +34,7 @@ __all__ = [
     "reproject_levels",
 ]
 
-THRESHOLDS = (0.5, 0.6, 0.75, 0.9)
+THRESHOLDS = (0.5, 0.6, 0.75, 0.9, 1.0)
 """Shares of a slice's place that a remainder must reach to earn an increment."""
 
 _BISECTIONS = 14
