@@ -31,6 +31,7 @@ __all__ = [
     "per_output",
     "project_levels",
     "project_weight",
+    "refit_scale",
     "reproject_levels",
 ]
 
@@ -137,6 +138,22 @@ def choose_scale(weight: Tensor, spec: CrossbarSpec, layout: MatrixLayout, limit
         best_scale = torch.where(better, scale, best_scale)
         best_error = torch.where(better, error, best_error)
     return torch.where(largest > 0, best_scale, unit)
+
+
+def refit_scale(weight: Tensor, integers: Tensor, scale: Tensor) -> Tensor:
+    """The scale of each output under which given integers lie nearest to its weights.
+
+    Args:
+        weight: `[outputs, inputs, ...]`.
+        integers: what it was projected to, of the same shape.
+        scale: `[outputs]`, kept where all integers are zero.
+
+    Returns:
+        `[outputs]`, by least squares.
+    """
+    along = (weight * integers).flatten(1).sum(dim=1)
+    power = integers.square().flatten(1).sum(dim=1)
+    return torch.where(along > 0, along / power.clamp(min=1), scale)
 
 
 def project_weight(

@@ -3,9 +3,14 @@
 An ADC reads a segment exactly if the levels of every bit slice sum to no more than it can count.
 Bounding the number of non-zero weights (TinyADC) implies that; bounding the sums themselves allows
 more: weights spread over the slices instead of vanishing. The latent weights are trained straight
-through the projection (`trainers.level_sum`), on scales that are chosen once for every output.
+through the projection (`trainers.level_sum`), on a scale for every output that is chosen for the
+dense weights and fitted anew, by least squares, to what each projection found.
 
 Source: ours (design 2.3).
+
+Tried and left out: scales trained by gradient (LeNet-5 at 3 bits ended at chance), and a scale for
+every segment, which would need a multiplication after every conversion. ADC bits by layer are the
+search's to choose (`spaces`).
 """
 
 from collections.abc import Mapping
@@ -22,6 +27,7 @@ from trainers.level_sum import (
     level_limits,
     per_output,
     project_weight,
+    refit_scale,
     reproject_levels,
 )
 from trainers.method import LayerTarget
@@ -68,7 +74,7 @@ class LevelSumMethod(StraightThrough):
 
     @torch.no_grad()
     def attach(self, network: nn.Module, *, epochs: int, steps_per_epoch: int) -> None:
-        """Chooses the scales, then projects."""
+        """Chooses scales, then projects."""
         self.scales, self.anchors = {}, {}
         super().attach(network, epochs=epochs, steps_per_epoch=steps_per_epoch)
 
@@ -82,17 +88,18 @@ class LevelSumMethod(StraightThrough):
         return Unconstrained() if adc_bits is None else LevelSum(adc_bits)
 
     def project(self, name: str, weight: Tensor) -> Tensor:
-        """The nearest weight found, on the scales that were chosen for the layer."""
+        """The nearest weight found, on the layer's present scales."""
         if name not in self.scales:
             return super().project(name, weight)
         return self._integers(name, weight) * per_output(self.scales[name], weight)
 
     def projected(self, name: str, latent: Tensor) -> Tensor:
-        """The nearest weight found; its digits bound those of `adjusted`."""
+        """The nearest weight found; its digits bound those of `adjusted`. Refits the scales."""
         if name not in self.scales:
             spec, layout = self.targets[name].spec, self.layouts[name]
             self.scales[name] = choose_scale(latent, spec, layout, self.limits[name])
         self.anchors[name] = self._integers(name, latent)
+        self.scales[name] = refit_scale(latent, self.anchors[name], self.scales[name])
         return self.anchors[name] * per_output(self.scales[name], latent)
 
     def _integers(self, name: str, weight: Tensor) -> Tensor:

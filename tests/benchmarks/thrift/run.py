@@ -1,6 +1,6 @@
 """Training that a search needs to reach the hypervolume of a stock search.
 
-    python tests/benchmarks/thrift/run.py --seeds 5 [--trials 60] [--only stock surrogate ...]
+    python -m tests.benchmarks.thrift.run --seeds 5 [--trials 60] [--only stock surrogate ...]
 
 `stock` is what Ray Tune with OptunaSearch does: TPE, every trial trained in full. Its hypervolume
 after all trials is the goal of its seed; every other strategy searches the same space from the same
@@ -18,6 +18,7 @@ import json
 import shutil
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,18 @@ def main() -> None:
 
 
 def search(
-    name: str, seed: int, trials: int, goal: float, epochs: int, work: Path
+    name: str,
+    seed: int,
+    trials: int,
+    goal: float,
+    epochs: int,
+    work: Path,
+    measure: Callable[..., Evaluation] = evaluate,
 ) -> list[dict[str, Any]]:
-    """One strategy from one seed until its goal; every evaluation as a row."""
+    """One strategy from one seed until its goal; every evaluation as a row.
+
+    `measure` stands in for `evaluate` where nothing is trained; the seconds that it claims count.
+    """
     tables = STRATEGIES[name]
     own = {"name": f"{name.replace(' ', '-')}-{seed}", "seed": seed, "trials": trials}
     config = load_config(HERE / "lenet5.toml", {**tables, "study": {**tables["study"], **own}})
@@ -102,7 +112,7 @@ def search(
         if proposal is None:
             break
         before = config.rungs[proposal.rung - 1] if proposal.rung else 0
-        found = evaluate(
+        found = measure(
             problem,
             proposal.candidate,
             weights,
@@ -118,7 +128,7 @@ def search(
             "number": proposal.number,
             "rung": proposal.rung,
             "epochs": config.rungs[proposal.rung] - before,
-            "seconds": time.perf_counter() - started,
+            "seconds": time.perf_counter() - started + found.seconds.get("replayed", 0.0),
             "status": found.status,
             "accuracy": found.values.get("accuracy"),
             "area": found.values.get("area"),
@@ -166,9 +176,9 @@ def report(rows: list[dict[str, Any]], goal: float, name: str, seed: int) -> Non
     print(name, seed, f"goal {goal:.4f}", f"reached {reached}", f"spent {spent}", flush=True)
 
 
-def write(rows: list[dict[str, Any]]) -> None:
+def write(rows: list[dict[str, Any]], name: str = "lenet5") -> None:
     RESULTS.mkdir(exist_ok=True)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), RESULTS / "lenet5.parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), RESULTS / f"{name}.parquet")
     seeds = sorted({row["seed"] for row in rows})
     lines = [
         "| strategy | n | reached | epochs over stock's | seconds over stock's |",
@@ -186,7 +196,7 @@ def write(rows: list[dict[str, Any]]) -> None:
         tried = len({row["seed"] for row in rows if row["strategy"] == name})
         columns = [spread([share[i] for share in shares]) for i in range(2)]
         lines.append(f"| {name} | {tried} | {len(shares)} | {columns[0]} | {columns[1]} |")
-    (RESULTS / "lenet5.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
 

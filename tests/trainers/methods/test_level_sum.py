@@ -26,7 +26,7 @@ from tests.trainers.toys import (
 from trainers.constraints import LevelSum, Unconstrained
 from trainers.finalise import finalise
 from trainers.integer import integer_layers
-from trainers.level_sum import choose_scale, level_limits
+from trainers.level_sum import choose_scale, level_limits, project_weight, refit_scale
 from trainers.method import LayerTarget
 from trainers.methods import LevelSumConfig, LevelSumMethod
 from trainers.networks import build_network
@@ -120,16 +120,22 @@ def test_no_digit_grows_between_two_projections() -> None:
             assert not any(grown)
 
 
-def test_scales_are_chosen_once_for_the_dense_weights() -> None:
+def test_scales_are_fitted_to_what_each_projection_finds() -> None:
     network = one_layer()
-    dense = network[0].weight.detach().clone()
-    method = attached(network)
-    expected = choose_scale(dense, SPEC, method.layouts["0"], level_limits(SPEC, 3))
-    assert torch.equal(method.scales["0"], expected)
-    for number in range(6):
-        step(method, network, number, size=3.0)
-    assert torch.equal(method.scales["0"], expected)
-    assert torch.equal(method.quantise("0", network[0].weight)[1], expected)
+    method = attached(network, refresh_steps=4)
+    for number in range(8):
+        step(method, network, number)
+        if (number + 1) % 4 == 0:
+            latent, found = method.latents["0"], method.anchors["0"]
+            errors = {
+                factor: float((latent - found * factor * method.scales["0"][:, None]).norm())
+                for factor in (0.98, 1.0, 1.02)
+            }
+            assert min(errors, key=errors.__getitem__) == 1.0
+            before = method.scales["0"].clone()
+        elif number > 4:
+            assert torch.equal(method.scales["0"], before)
+    assert torch.equal(method.quantise("0", network[0].weight)[1], method.scales["0"])
 
 
 def test_scales_of_another_network_are_chosen_anew() -> None:
@@ -139,7 +145,9 @@ def test_scales_of_another_network_are_chosen_anew() -> None:
         louder[0].weight.mul_(100)
     fresh = louder[0].weight.detach().clone()
     method.attach(louder, epochs=1, steps_per_epoch=4)
-    expected = choose_scale(fresh, SPEC, method.layouts["0"], level_limits(SPEC, 3))
+    layout, limit = method.layouts["0"], level_limits(SPEC, 3)
+    chosen = choose_scale(fresh, SPEC, layout, limit)
+    expected = refit_scale(fresh, project_weight(fresh, chosen, SPEC, layout, limit), chosen)
     assert torch.equal(method.scales["0"], expected)
 
 
