@@ -6,14 +6,15 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hwmodel.errors import ClusterError, CrossfrontError, StudyError
+from hwmodel.errors import ClusterError, CrossfrontError, StorageError, StudyError
 from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.report import write_report, write_tables
+from search.storage import disk_errors
 from search.study import Study, root_of, seconds_of
 from search.tracking import MlflowMirror
 from spaces.joint import JointSpace
@@ -89,12 +90,13 @@ def run_study(
     Raises:
         CrossfrontError: what the user can mend, before anything is lost.
     """
-    lead = study.folder.take_the_lead()
     try:
-        return _drive(study, display or Silent(), overrides or {}, leads=lead is not None)
-    finally:
-        if lead is not None:
-            lead.close()
+        with disk_errors(study.folder), study.folder.take_the_lead() or nullcontext() as lead:
+            return _drive(study, display or Silent(), overrides or {}, leads=lead is not None)
+    except StorageError as error:
+        raise StorageError(
+            f"{error}; finished trials are kept, go on with: crossfront resume {study.folder.name}"
+        ) from None
 
 
 def _drive(
@@ -130,6 +132,8 @@ def _drive(
         searcher_s, error = 0.0, None
         if not study.over:
             searcher_s, error = _search(study, problem, mirror, display)
+        if isinstance(error, StorageError):
+            raise error
         search_s = time.perf_counter() - started
         study.leave()
         complete = study.over
@@ -187,15 +191,22 @@ def make_space(problem: Problem) -> JointSpace:
 
 
 def drop_checkpoints_off_front(study: Study) -> None:
-    """Deletes checkpoints of trials off the front, and training states of trials that ended."""
+    """Deletes checkpoints of trials off the front, and training states of trials that ended.
+
+    Likewise what a killed worker had half written for a trial that has ended since.
+    """
     kept = {study.checkpoint(trial).name for trial in study.front()}
     kept |= {study.checkpoint(trial).name for trial in study.unended()}
     ended = {study.checkpoint(trial).name for trial in study.ended()}
     under_way = {study.folder.training(root_of(trial)).name for trial in study.unended()}
     for path in (study.folder.path / "checkpoints").iterdir():
-        if path.name in ended - kept:
+        if path.suffix == ".training":
+            unwanted = path.name not in under_way
+        else:
+            unwanted = path.name.removeprefix(".").split(".")[0] in ended - kept
+        if unwanted and path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.suffix == ".training" and path.name not in under_way:
+        elif unwanted:
             path.unlink(missing_ok=True)
 
 
@@ -239,7 +250,7 @@ def _search(
     import ray
     from ray import tune
 
-    from search.searcher import StudySearcher
+    from search.searcher import ErrorReader, StudySearcher
     from search.trainable import CandidateTrainable
 
     def on_change() -> None:
@@ -272,6 +283,7 @@ def _search(
             ),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
+                scheduler=ErrorReader(searcher),
                 num_samples=-1,
                 max_concurrent_trials=config.workers,
                 reuse_actors=True,

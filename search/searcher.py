@@ -7,17 +7,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from hwmodel.errors import CrossfrontError
+from hwmodel.errors import CrossfrontError, StorageError
 from search.evaluate import Evaluation, Problem
+from search.storage import disk_errors
 from search.study import Proposal, Study
 from spaces.space import Space
 
-__all__ = ["StudySearcher"]
+__all__ = ["ErrorReader", "StudySearcher"]
 
 _PATIENCE_S = 0.2
 """How long Tune's loop waits for a proposal before it looks after its workers again."""
+_LOST = "its worker process died, could not start, or took too long for an epoch"
 _ORPHANS_S = 20.0
 """How often a driver without work looks for trials that others have left behind."""
 
@@ -51,6 +54,8 @@ class StudySearcher(Searcher):
         self.on_change = on_change
         self.sampler = sampler
         self.numbers: dict[str, int] = {}
+        self.reasons: dict[str, str] = {}
+        """Why workers were lost, by trial, where Ray knows more than that."""
         self.error: CrossfrontError | None = None
         self.seconds = 0.0
         """Time spent here: sampling, journal, tracking and display."""
@@ -63,23 +68,18 @@ class StudySearcher(Searcher):
 
         Sampling runs in a thread of its own, so that a slow sampler holds up no worker's result.
         """
-        if self._asked is None:
-            self._asked = self._thread.submit(self._propose)
+        if self.error is not None:
+            return str(Searcher.FINISHED)
         try:
-            proposal = self._asked.result(timeout=_PATIENCE_S)
+            with disk_errors(self.study.folder):
+                proposal = self._proposed()
         except TimeoutError:
             return None
         except CrossfrontError as error:
             self._asked, self.error = None, error
             return str(Searcher.FINISHED)
-        self._asked = None
         if proposal is None:
-            if self.study.over:
-                return str(Searcher.FINISHED)
-            if time.monotonic() - self._looked > _ORPHANS_S:  # another driver may have died
-                self.study.requeue_interrupted()
-                self._looked = time.monotonic()
-            return None
+            return str(Searcher.FINISHED) if self.study.over else None
         self.numbers[trial_id] = proposal.number
         return {
             "number": proposal.number,
@@ -87,6 +87,22 @@ class StudySearcher(Searcher):
             "rung": proposal.rung,
             "root": proposal.root,
         }
+
+    def _proposed(self) -> Proposal | None:
+        """What the thread that samples has found; without work, orphans are looked for.
+
+        Raises:
+            TimeoutError: it has not found anything yet.
+        """
+        if self._asked is None:
+            self._asked = self._thread.submit(self._propose)
+        proposal = self._asked.result(timeout=_PATIENCE_S)
+        self._asked = None
+        idle = proposal is None and not self.study.over
+        if idle and time.monotonic() - self._looked > _ORPHANS_S:  # another driver may have died
+            self.study.requeue_interrupted()
+            self._looked = time.monotonic()
+        return proposal
 
     def _propose(self) -> Proposal | None:
         started = time.perf_counter()
@@ -106,12 +122,19 @@ class StudySearcher(Searcher):
         """Ends the trial in the study; one stopped from outside stays open, to be run again."""
         started = time.perf_counter()
         number = self.numbers.pop(trial_id)
-        if result is not None and "evaluation" in result:
-            self.study.finish(number, Evaluation.from_json(json.loads(result["evaluation"])))
-        elif error:
-            reason = "its worker process died, could not start, or took too long for an epoch"
-            self.study.give_back(number, reason)
-        self.on_change()
+        reason = self.reasons.pop(trial_id, _LOST)
+        try:
+            with disk_errors(self.study.folder):
+                if result is not None and "evaluation" in result:
+                    found = Evaluation.from_json(json.loads(result["evaluation"]))
+                    self.study.finish(number, found)
+                elif result is not None and "storage" in result:
+                    raise StorageError(result["storage"])
+                elif error:
+                    self.study.give_back(number, reason)
+                self.on_change()
+        except StorageError as full:  # what is not told stays open, to be run again
+            self.error = self.error or full
         self.seconds += time.perf_counter() - started
 
     def save(self, checkpoint_path: str) -> None:
@@ -128,3 +151,21 @@ class StudySearcher(Searcher):
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Tune limits the number of trials at a time."""
         return False
+
+
+class ErrorReader(FIFOScheduler):
+    """Tells the searcher why a worker was lost: Tune shows errors to schedulers alone.
+
+    Args:
+        searcher: hears of the loss right after.
+    """
+
+    def __init__(self, searcher: StudySearcher) -> None:
+        super().__init__()
+        self.searcher = searcher
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Reads what Ray wrote about the trial's error."""
+        if "memory" in Path(trial.error_file).read_text():
+            reason = "out of memory: Ray ended its worker, since the machine had little left"
+            self.searcher.reasons[trial.trial_id] = reason
