@@ -5,12 +5,24 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from search.folder import StudyFolder
 from search.study import Study, status
 
-__all__ = ["SLEEPY", "Driver", "open_study", "outcomes", "run", "settle", "write"]
+__all__ = [
+    "HUNGRY",
+    "SLEEPY",
+    "Driver",
+    "fill",
+    "memory",
+    "open_study",
+    "outcomes",
+    "run",
+    "settle",
+    "write",
+]
 
 CONFIG = """
 [study]
@@ -58,6 +70,36 @@ def sleepy(input_shape, classes):
     return network
 '''
 
+HUNGRY = '''
+import resource, time
+from pathlib import Path
+import torch
+from trainers.networks import build_network
+from trainers.config import NetworkConfig
+
+def hungry(input_shape, classes, how):
+    """Asks for more memory than there is in training, once its file is there."""
+    config = NetworkConfig(name="mlp", arguments={"hidden": 8})
+    network = build_network(config, input_shape, classes)
+    def eat(module, inputs):
+        if not (module.training and Path("hungry").exists() and inputs[0].shape[0] == 20):
+            return
+        if how == "at once":
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
+            limits = resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, limits[1]))
+            try:
+                torch.empty(2**32, dtype=torch.uint8)
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, limits)
+        eaten = []
+        for _ in range(100):
+            eaten.append(torch.ones(2**26, dtype=torch.uint8))
+            time.sleep(0.1)
+    network.register_forward_pre_hook(eat)
+    return network
+'''
+
 
 def write(
     folder: Path,
@@ -74,12 +116,11 @@ def write(
 class Driver:
     """A driver process of the study; its lines of progress are read as they come."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "search.cli", *arguments],
             cwd=folder,
-            env=environment,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -152,3 +193,17 @@ def outcomes(study: Study) -> dict[int, str]:
 def settle() -> None:
     """Lets processes whose driver was killed notice."""
     time.sleep(2)
+
+
+def fill(path: Path) -> None:
+    """Takes all the room that a file system has left."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def memory() -> tuple[int, int]:
+    """This machine's memory in bytes, and how much of it is in use."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+    return found["MemTotal"], found["MemTotal"] - found["MemAvailable"]
