@@ -4,20 +4,25 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hwmodel.errors import ClusterError, CrossfrontError, StorageError, StudyError
 from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
+from search.head import PATIENCE_S, HeadWatch
 from search.report import write_report, write_tables
 from search.storage import disk_errors
 from search.study import Study, root_of, seconds_of
 from search.tracking import MlflowMirror
 from spaces.joint import JointSpace
+
+if TYPE_CHECKING:
+    from search.searcher import StudySearcher
 
 __all__ = ["Display", "Outcome", "Silent", "run_study"]
 
@@ -246,12 +251,8 @@ def _search(
     study: Study, problem: Problem, mirror: MlflowMirror | None, display: Display
 ) -> tuple[float, CrossfrontError | None]:
     """Runs Ray Tune; returns the driver's own seconds, and why proposals ended early, if so."""
-    _prepare_ray(local=study.config.ray.address is None)
-    import ray
-    from ray import tune
-
-    from search.searcher import ErrorReader, StudySearcher
-    from search.trainable import CandidateTrainable
+    _prepare_ray(local=study.config.ray.local)
+    from search.searcher import StudySearcher
 
     def on_change() -> None:
         drop_checkpoints_off_front(study)
@@ -259,22 +260,70 @@ def _search(
             mirror.sync()
         display.update(study)
 
-    config = study.config.ray
+    config = study.config
     space, sampler = make_space(problem), None
-    if study.config.study.sampler == "surrogate":
+    if config.study.sampler == "surrogate":
         from search.surrogate import SurrogateSampler
 
         sampler = SurrogateSampler(study, space, problem)
         study.judge = sampler.goes_on
     searcher = StudySearcher(study, space, problem, on_change, sampler)
+
+    def give_up() -> None:
+        """Ends this process as soon as nothing is half recorded: its main thread waits for Ray."""
+        searcher.stop()
+        study.leave()
+        if mirror is not None:
+            mirror.close()
+        display.close()
+        print(
+            f"crossfront: Ray cluster {config.ray.address!r}: its head has not answered for "
+            f"{PATIENCE_S:.0f} s; finished trials are kept, go on with: crossfront resume "
+            f"{study.folder.name} --address ADDRESS (a cluster's, or 'local')",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)
+
+    display.message(f"starting Ray with {config.ray.workers} workers")
+    display.update(study)
+    budget_s = config.study.time_budget_s
+    ends = None if budget_s is None else time.monotonic() + budget_s
+    while not _tune(study, searcher, ends, give_up):
+        searcher.give_back_all("out of memory: Ray ended a worker of a machine that had none left")
+        display.message("Ray ended a worker for its memory; starting Ray again")
+    return searcher.seconds, searcher.error
+
+
+def _tune(
+    study: Study, searcher: "StudySearcher", ends: float | None, on_lost: Callable[[], None]
+) -> bool:
+    """Runs Ray Tune until the searcher has no more for it.
+
+    Args:
+        study: what workers are told of.
+        searcher: proposes and records.
+        ends: on the monotonic clock, when to stop.
+        on_lost: called once the head of the cluster is gone.
+
+    Returns:
+        False if it broke off because Ray ended a worker for its memory, which Tune cannot stand.
+    """
+    import ray
+    from ray import tune
+
+    from search.trainable import CandidateTrainable
+
+    config = study.config.ray
     context = {
         "config": study.config.to_json(),
         "storage": str(study.folder.storage.resolve()),
         "name": study.folder.name,
     }
-    display.message(f"starting Ray with {config.workers} workers")
-    _start_ray(config)
     results = study.folder.ray_results.resolve()
+    _start_ray(config)
+    head = ray.get_runtime_context().gcs_address
+    watch = None if config.local else HeadWatch(head, on_lost)
     try:
         trainable: Any = tune.with_parameters(CandidateTrainable, study=context)
         tuner = tune.Tuner(
@@ -283,11 +332,10 @@ def _search(
             ),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=ErrorReader(searcher),
                 num_samples=-1,
                 max_concurrent_trials=config.workers,
                 reuse_actors=True,
-                time_budget_s=study.config.study.time_budget_s,
+                time_budget_s=None if ends is None else max(1.0, ends - time.monotonic()),
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
             ),
@@ -299,12 +347,17 @@ def _search(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
-        display.update(study)
         tuner.fit()
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
+            raise
+        return False
     finally:
         ray.shutdown()
+        if watch is not None:
+            watch.close()
         shutil.rmtree(results, ignore_errors=True)
-    return searcher.seconds, searcher.error
+    return True
 
 
 def _trial_name(trial: Any) -> str:
@@ -321,7 +374,7 @@ def _start_ray(config: RayConfig) -> None:
     import ray
     from ray.exceptions import AuthenticationError
 
-    if config.address is not None:
+    if config.address is not None and not config.local:
         try:
             _check_answers(config.address)
             ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)

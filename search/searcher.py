@@ -1,13 +1,13 @@
 """The bridge from Ray Tune to the study: a searcher without any memory of its own."""
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from hwmodel.errors import CrossfrontError, StorageError
@@ -16,7 +16,7 @@ from search.storage import disk_errors
 from search.study import Proposal, Study
 from spaces.space import Space
 
-__all__ = ["ErrorReader", "StudySearcher"]
+__all__ = ["StudySearcher"]
 
 _PATIENCE_S = 0.2
 """How long Tune's loop waits for a proposal before it looks after its workers again."""
@@ -54,11 +54,10 @@ class StudySearcher(Searcher):
         self.on_change = on_change
         self.sampler = sampler
         self.numbers: dict[str, int] = {}
-        self.reasons: dict[str, str] = {}
-        """Why workers were lost, by trial, where Ray knows more than that."""
         self.error: CrossfrontError | None = None
         self.seconds = 0.0
         """Time spent here: sampling, journal, tracking and display."""
+        self._recording = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "sampler")
         self._asked: Future[Proposal | None] | None = None
         self._looked = time.monotonic()
@@ -71,7 +70,7 @@ class StudySearcher(Searcher):
         if self.error is not None:
             return str(Searcher.FINISHED)
         try:
-            with disk_errors(self.study.folder):
+            with self._recording, disk_errors(self.study.folder):
                 proposal = self._proposed()
         except TimeoutError:
             return None
@@ -122,20 +121,30 @@ class StudySearcher(Searcher):
         """Ends the trial in the study; one stopped from outside stays open, to be run again."""
         started = time.perf_counter()
         number = self.numbers.pop(trial_id)
-        reason = self.reasons.pop(trial_id, _LOST)
         try:
-            with disk_errors(self.study.folder):
+            with self._recording, disk_errors(self.study.folder):
                 if result is not None and "evaluation" in result:
                     found = Evaluation.from_json(json.loads(result["evaluation"]))
                     self.study.finish(number, found)
                 elif result is not None and "storage" in result:
                     raise StorageError(result["storage"])
                 elif error:
-                    self.study.give_back(number, reason)
+                    self.study.give_back(number, _LOST)
                 self.on_change()
         except StorageError as full:  # what is not told stays open, to be run again
             self.error = self.error or full
         self.seconds += time.perf_counter() - started
+
+    def give_back_all(self, reason: str) -> None:
+        """Gives back what was under way when Ray Tune broke off."""
+        for trial_id in list(self.numbers):
+            self.study.give_back(self.numbers.pop(trial_id), reason)
+        self.on_change()
+
+    def stop(self) -> None:
+        """Waits for what is being recorded, and records no more; for another thread to call."""
+        self._recording.acquire()
+        self._thread.shutdown()
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to keep: the study is on disk."""
@@ -151,21 +160,3 @@ class StudySearcher(Searcher):
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Tune limits the number of trials at a time."""
         return False
-
-
-class ErrorReader(FIFOScheduler):
-    """Tells the searcher why a worker was lost: Tune shows errors to schedulers alone.
-
-    Args:
-        searcher: hears of the loss right after.
-    """
-
-    def __init__(self, searcher: StudySearcher) -> None:
-        super().__init__()
-        self.searcher = searcher
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Reads what Ray wrote about the trial's error."""
-        if "memory" in Path(trial.error_file).read_text():
-            reason = "out of memory: Ray ended its worker, since the machine had little left"
-            self.searcher.reasons[trial.trial_id] = reason

@@ -15,6 +15,7 @@ from search.study import Study, status
 from tests.e2e.faults import (
     HUNGRY,
     SLEEPY,
+    Cluster,
     Driver,
     fill,
     memory,
@@ -57,6 +58,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no file system can be mounted: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    started = Cluster()
+    yield started
+    started.close()
 
 
 def test_killed_worker_costs_no_trial(tmp_path: Path) -> None:
@@ -202,7 +210,7 @@ def test_worker_that_ray_ends_for_its_memory_says_so(tmp_path: Path) -> None:
     check(study, 3)
     reasons = [t.user_attrs["reason"] for t in study.ended() if status(t) == "failed"]
     assert reasons
-    assert all("out of memory: Ray ended its worker" in reason for reason in reasons)
+    assert all("out of memory: Ray ended a worker" in reason for reason in reasons)
 
 
 @pytest.mark.slow
@@ -226,3 +234,41 @@ def test_full_disk_ends_the_search_in_one_line_and_loses_nothing(
     check(open_study(tmp_path), 8, before)
     for trial in open_study(tmp_path).front():
         load_checkpoint(open_study(tmp_path).checkpoint(trial))
+
+
+@pytest.mark.slow
+def test_lost_head_ends_the_search_in_one_line_and_loses_nothing(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    write(tmp_path, 12)
+    where = ("--address", cluster.address)
+    driver = Driver(tmp_path, "search", "faults.toml", *where, **cluster.environment)
+    driver.wait_for("] trial", 2)
+    cluster.kill_head()
+    assert driver.end() == 2, "".join(driver.lines)
+    assert "Traceback" not in "".join(driver.lines)
+    assert f"Ray cluster '{cluster.address}': its head has not answered" in driver.lines[-1]
+    study = open_study(tmp_path)
+    before = outcomes(study)
+    assert 2 <= study.spent < 12
+    assert "running" not in {status(trial) for trial in study.trials()}
+    run(tmp_path, "resume", "faults", "--address", "local")
+    check(open_study(tmp_path), 12, before)
+
+
+@pytest.mark.slow
+def test_node_that_is_lost_and_one_that_joins(tmp_path: Path, cluster: Cluster) -> None:
+    write(tmp_path, 16)
+    where = ("--address", cluster.address)
+    driver = Driver(tmp_path, "search", "faults.toml", *where, **cluster.environment)
+    driver.wait_for("] trial", 2)
+    before = cluster.nodes_at_work()
+    assert len(before) == 2
+    cluster.remove()
+    cluster.add()
+    driver.wait_for("] trial", 8)
+    assert cluster.nodes_at_work() - before
+    assert driver.end() == 0, "".join(driver.lines)
+    study = open_study(tmp_path)
+    check(study, 16)
+    assert study.counts()["failed"] == 0

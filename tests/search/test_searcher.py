@@ -1,5 +1,6 @@
 import json
 import pickle
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from ray.tune.search import Searcher
 
 from hwmodel.errors import StorageError
-from search.searcher import ErrorReader, StudySearcher
+from search.searcher import StudySearcher
 from search.study import Study, status
 from spaces import Candidate
 from tests.search.fakes import DENSE_VALUES, Ladder, done, failed, new_study, price
@@ -82,17 +83,28 @@ def test_trial_of_a_dead_worker_runs_again_and_fails_in_the_end(study: Study) ->
     assert study.spent == 1
 
 
-def test_reason_that_ray_knows_is_the_trials(study: Study, tmp_path: Path) -> None:
+def test_trials_of_a_run_that_broke_off_are_given_back(study: Study) -> None:
     searcher = searcher_of(study)
-    text = "Task was killed due to the node running low on memory."
-    for name in ("t1", "t2"):
-        searcher.suggest(name)
-        (tmp_path / name).write_text(text)
-        trial = SimpleNamespace(trial_id=name, error_file=str(tmp_path / name))
-        ErrorReader(searcher).on_trial_error(None, trial)
-        searcher.on_trial_complete(name, None, error=True)
-    assert study.trials()[-1].user_attrs["reason"].startswith("out of memory")
-    assert searcher.reasons == {}
+    for _ in range(2):
+        for name in ("t1", "t2"):
+            searcher.suggest(name)
+        searcher.give_back_all("out of memory")
+        assert searcher.numbers == {}
+    assert [status(t) for t in study.trials()] == ["interrupted"] * 2 + ["failed"] * 2
+    assert study.trials()[-1].user_attrs["reason"] == "out of memory"
+
+
+def test_stopped_searcher_records_no_more(study: Study) -> None:
+    searcher = searcher_of(study)
+    searcher.suggest("t1")
+    searcher.stop()
+    late = threading.Thread(
+        target=searcher.on_trial_complete, args=("t1", result_of(done(0.8, 0.5))), daemon=True
+    )
+    late.start()
+    late.join(0.5)
+    assert late.is_alive()
+    assert [status(t) for t in study.trials()] == ["running"]
 
 
 def test_worker_that_cannot_write_ends_the_search_and_no_trial(study: Study) -> None:
