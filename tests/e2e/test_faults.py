@@ -113,15 +113,19 @@ def test_trial_that_hangs_is_given_up(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_driver_killed_at_twenty_random_moments_loses_nothing(tmp_path: Path) -> None:
-    trials, draw = 60, random.Random(0)
+    trials, draw = 120, random.Random(0)
     write(tmp_path, trials)
-    run(tmp_path, "search", "faults.toml", "--time-budget", "1")
+    driver = Driver(tmp_path, "search", "faults.toml")
+    driver.wait_for("starting Ray")
+    driver.kill()
+    settle()
     before: dict[int, str] = {}
     for _ in range(20):
         driver = Driver(tmp_path, "resume", "faults")
         try:
             driver.wait_for("starting Ray")
         except AssertionError:
+            driver.end()
             break  # the budget is spent
         time.sleep(draw.uniform(4, 14))
         driver.kill()
@@ -258,7 +262,7 @@ def test_lost_head_ends_the_search_in_one_line_and_loses_nothing(
 
 @pytest.mark.slow
 def test_node_that_is_lost_and_one_that_joins(tmp_path: Path, cluster: Cluster) -> None:
-    write(tmp_path, 16)
+    write(tmp_path, 60)
     where = ("--address", cluster.address)
     driver = Driver(tmp_path, "search", "faults.toml", *where, **cluster.environment)
     driver.wait_for("] trial", 2)
@@ -266,9 +270,12 @@ def test_node_that_is_lost_and_one_that_joins(tmp_path: Path, cluster: Cluster) 
     assert len(before) == 2
     cluster.remove()
     cluster.add()
-    driver.wait_for("] trial", 8)
-    assert cluster.nodes_at_work() - before
+    joined: set[int] = set()
+    while not joined and driver.process.poll() is None:
+        joined = cluster.nodes_at_work() - before
+        time.sleep(0.2)
+    assert joined
     assert driver.end() == 0, "".join(driver.lines)
     study = open_study(tmp_path)
-    check(study, 16)
+    check(study, 60)
     assert study.counts()["failed"] == 0
