@@ -10,6 +10,7 @@
     |-- DataError           a data set: missing, truncated or inconsistent
     |-- CheckpointError     a checkpoint or export folder
     |-- DivergedError       a training run whose loss is no longer finite
+    |-- StorageError        a disk that is full, or refuses to be written
     |-- StudyError          a study that exists, is missing or cannot be written
     |-- TrackingError       a tracking server that cannot be reached
     `-- ClusterError        a Ray cluster that cannot be used, or a job that it does not know
@@ -30,6 +31,7 @@ __all__ = [
     "MappingError",
     "OutOfRangeError",
     "SpecError",
+    "StorageError",
     "StudyError",
     "TrackingError",
 ]
@@ -73,6 +75,10 @@ class CheckpointError(CrossfrontError):
 
 class DivergedError(CrossfrontError):
     """A training run whose loss is no longer finite."""
+
+
+class StorageError(CrossfrontError):
+    """A disk that is full, or refuses to be written."""
 
 
 class StudyError(CrossfrontError):

@@ -237,7 +237,7 @@ class RayConfig:
     gpus_per_trial: float = 0.0
     """Below 1 trials share a GPU."""
     address: str | None = None
-    """A running Ray cluster (default: a local one, on loopback)."""
+    """A running Ray cluster (default, or `local`: one of our own, on loopback)."""
     retries: int = 1
     """How often a trial is given to another worker after its worker died; it goes on from its last
     epoch."""
@@ -252,6 +252,11 @@ class RayConfig:
         check_number("ray.workers", self.workers, low=1, integer=True)
         check_number("ray.cpus_per_trial", self.cpus_per_trial, low=0)
         check_number("ray.gpus_per_trial", self.gpus_per_trial, low=0)
+
+    @property
+    def local(self) -> bool:
+        """Whether a search starts Ray itself."""
+        return self.address in (None, "local")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from torch import nn
 
 from hwmodel.accelerator import CostModel
 from hwmodel.crossbar import CrossbarPlan
-from hwmodel.errors import CheckpointError, ConfigError, CrossfrontError
+from hwmodel.errors import CheckpointError, ConfigError, CrossfrontError, StorageError
 from hwmodel.geometry import LayerShape
 from hwmodel.layers import AnyLayer, DigitalLayer
 from search.break_even import paying_targets
@@ -237,6 +237,9 @@ def evaluate(
         rung: index of the rung in `config.rungs` to train up to; by default the last.
         state: where training is kept after each epoch, and goes on from.
         report: called after each epoch.
+
+    Raises:
+        StorageError: a disk that is full, for which no candidate is to blame.
     """
     started = time.perf_counter()
     try:
@@ -253,6 +256,8 @@ def evaluate(
         dense = teacher if problem.config.train.reconstruct else None
         found = _finish(problem, network, method, checkpoint, facts, started, train_s, dense)
         return replace(found, epochs=problem.config.rungs[rung])
+    except StorageError:
+        raise
     except CrossfrontError as error:
         seconds = {"total": time.perf_counter() - started}
         return Evaluation(status=FAILED, reason=str(error), seconds=seconds)

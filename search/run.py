@@ -4,19 +4,25 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from hwmodel.errors import ClusterError, CrossfrontError, StudyError
+from hwmodel.errors import ClusterError, CrossfrontError, StorageError, StudyError
 from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
+from search.head import PATIENCE_S, HeadWatch
 from search.report import write_report, write_tables
+from search.storage import disk_errors
 from search.study import Study, root_of, seconds_of
 from search.tracking import MlflowMirror
 from spaces.joint import JointSpace
+
+if TYPE_CHECKING:
+    from search.searcher import StudySearcher
 
 __all__ = ["Display", "Outcome", "Silent", "run_study"]
 
@@ -89,12 +95,13 @@ def run_study(
     Raises:
         CrossfrontError: what the user can mend, before anything is lost.
     """
-    lead = study.folder.take_the_lead()
     try:
-        return _drive(study, display or Silent(), overrides or {}, leads=lead is not None)
-    finally:
-        if lead is not None:
-            lead.close()
+        with disk_errors(study.folder), study.folder.take_the_lead() or nullcontext() as lead:
+            return _drive(study, display or Silent(), overrides or {}, leads=lead is not None)
+    except StorageError as error:
+        raise StorageError(
+            f"{error}; finished trials are kept, go on with: crossfront resume {study.folder.name}"
+        ) from None
 
 
 def _drive(
@@ -130,6 +137,8 @@ def _drive(
         searcher_s, error = 0.0, None
         if not study.over:
             searcher_s, error = _search(study, problem, mirror, display)
+        if isinstance(error, StorageError):
+            raise error
         search_s = time.perf_counter() - started
         study.leave()
         complete = study.over
@@ -187,15 +196,22 @@ def make_space(problem: Problem) -> JointSpace:
 
 
 def drop_checkpoints_off_front(study: Study) -> None:
-    """Deletes checkpoints of trials off the front, and training states of trials that ended."""
+    """Deletes checkpoints of trials off the front, and training states of trials that ended.
+
+    Likewise what a killed worker had half written for a trial that has ended since.
+    """
     kept = {study.checkpoint(trial).name for trial in study.front()}
     kept |= {study.checkpoint(trial).name for trial in study.unended()}
     ended = {study.checkpoint(trial).name for trial in study.ended()}
     under_way = {study.folder.training(root_of(trial)).name for trial in study.unended()}
     for path in (study.folder.path / "checkpoints").iterdir():
-        if path.name in ended - kept:
+        if path.suffix == ".training":
+            unwanted = path.name not in under_way
+        else:
+            unwanted = path.name.removeprefix(".").split(".")[0] in ended - kept
+        if unwanted and path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.suffix == ".training" and path.name not in under_way:
+        elif unwanted:
             path.unlink(missing_ok=True)
 
 
@@ -235,12 +251,8 @@ def _search(
     study: Study, problem: Problem, mirror: MlflowMirror | None, display: Display
 ) -> tuple[float, CrossfrontError | None]:
     """Runs Ray Tune; returns the driver's own seconds, and why proposals ended early, if so."""
-    _prepare_ray(local=study.config.ray.address is None)
-    import ray
-    from ray import tune
-
+    _prepare_ray(local=study.config.ray.local)
     from search.searcher import StudySearcher
-    from search.trainable import CandidateTrainable
 
     def on_change() -> None:
         drop_checkpoints_off_front(study)
@@ -248,22 +260,70 @@ def _search(
             mirror.sync()
         display.update(study)
 
-    config = study.config.ray
+    config = study.config
     space, sampler = make_space(problem), None
-    if study.config.study.sampler == "surrogate":
+    if config.study.sampler == "surrogate":
         from search.surrogate import SurrogateSampler
 
         sampler = SurrogateSampler(study, space, problem)
         study.judge = sampler.goes_on
     searcher = StudySearcher(study, space, problem, on_change, sampler)
+
+    def give_up() -> None:
+        """Ends this process as soon as nothing is half recorded: its main thread waits for Ray."""
+        searcher.stop()
+        study.leave()
+        if mirror is not None:
+            mirror.close()
+        display.close()
+        print(
+            f"crossfront: Ray cluster {config.ray.address!r}: its head has not answered for "
+            f"{PATIENCE_S:.0f} s; finished trials are kept, go on with: crossfront resume "
+            f"{study.folder.name} --address ADDRESS (a cluster's, or 'local')",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)
+
+    display.message(f"starting Ray with {config.ray.workers} workers")
+    display.update(study)
+    budget_s = config.study.time_budget_s
+    ends = None if budget_s is None else time.monotonic() + budget_s
+    while not _tune(study, searcher, ends, give_up):
+        searcher.give_back_all("out of memory: Ray ended a worker of a machine that had none left")
+        display.message("Ray ended a worker for its memory; starting Ray again")
+    return searcher.seconds, searcher.error
+
+
+def _tune(
+    study: Study, searcher: "StudySearcher", ends: float | None, on_lost: Callable[[], None]
+) -> bool:
+    """Runs Ray Tune until the searcher has no more for it.
+
+    Args:
+        study: what workers are told of.
+        searcher: proposes and records.
+        ends: on the monotonic clock, when to stop.
+        on_lost: called once the head of the cluster is gone.
+
+    Returns:
+        False if it broke off because Ray ended a worker for its memory, which Tune cannot stand.
+    """
+    import ray
+    from ray import tune
+
+    from search.trainable import CandidateTrainable
+
+    config = study.config.ray
     context = {
         "config": study.config.to_json(),
         "storage": str(study.folder.storage.resolve()),
         "name": study.folder.name,
     }
-    display.message(f"starting Ray with {config.workers} workers")
-    _start_ray(config)
     results = study.folder.ray_results.resolve()
+    _start_ray(config)
+    head = ray.get_runtime_context().gcs_address
+    watch = None if config.local else HeadWatch(head, on_lost)
     try:
         trainable: Any = tune.with_parameters(CandidateTrainable, study=context)
         tuner = tune.Tuner(
@@ -275,7 +335,7 @@ def _search(
                 num_samples=-1,
                 max_concurrent_trials=config.workers,
                 reuse_actors=True,
-                time_budget_s=study.config.study.time_budget_s,
+                time_budget_s=None if ends is None else max(1.0, ends - time.monotonic()),
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
             ),
@@ -287,12 +347,17 @@ def _search(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
-        display.update(study)
         tuner.fit()
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
+            raise
+        return False
     finally:
         ray.shutdown()
+        if watch is not None:
+            watch.close()
         shutil.rmtree(results, ignore_errors=True)
-    return searcher.seconds, searcher.error
+    return True
 
 
 def _trial_name(trial: Any) -> str:
@@ -309,7 +374,7 @@ def _start_ray(config: RayConfig) -> None:
     import ray
     from ray.exceptions import AuthenticationError
 
-    if config.address is not None:
+    if config.address is not None and not config.local:
         try:
             _check_answers(config.address)
             ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)

@@ -1,6 +1,7 @@
 """The bridge from Ray Tune to the study: a searcher without any memory of its own."""
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,8 +10,9 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from hwmodel.errors import CrossfrontError
+from hwmodel.errors import CrossfrontError, StorageError
 from search.evaluate import Evaluation, Problem
+from search.storage import disk_errors
 from search.study import Proposal, Study
 from spaces.space import Space
 
@@ -18,6 +20,7 @@ __all__ = ["StudySearcher"]
 
 _PATIENCE_S = 0.2
 """How long Tune's loop waits for a proposal before it looks after its workers again."""
+_LOST = "its worker process died, could not start, or took too long for an epoch"
 _ORPHANS_S = 20.0
 """How often a driver without work looks for trials that others have left behind."""
 
@@ -54,6 +57,7 @@ class StudySearcher(Searcher):
         self.error: CrossfrontError | None = None
         self.seconds = 0.0
         """Time spent here: sampling, journal, tracking and display."""
+        self._recording = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "sampler")
         self._asked: Future[Proposal | None] | None = None
         self._looked = time.monotonic()
@@ -63,23 +67,18 @@ class StudySearcher(Searcher):
 
         Sampling runs in a thread of its own, so that a slow sampler holds up no worker's result.
         """
-        if self._asked is None:
-            self._asked = self._thread.submit(self._propose)
+        if self.error is not None:
+            return str(Searcher.FINISHED)
         try:
-            proposal = self._asked.result(timeout=_PATIENCE_S)
+            with self._recording, disk_errors(self.study.folder):
+                proposal = self._proposed()
         except TimeoutError:
             return None
         except CrossfrontError as error:
             self._asked, self.error = None, error
             return str(Searcher.FINISHED)
-        self._asked = None
         if proposal is None:
-            if self.study.over:
-                return str(Searcher.FINISHED)
-            if time.monotonic() - self._looked > _ORPHANS_S:  # another driver may have died
-                self.study.requeue_interrupted()
-                self._looked = time.monotonic()
-            return None
+            return str(Searcher.FINISHED) if self.study.over else None
         self.numbers[trial_id] = proposal.number
         return {
             "number": proposal.number,
@@ -87,6 +86,22 @@ class StudySearcher(Searcher):
             "rung": proposal.rung,
             "root": proposal.root,
         }
+
+    def _proposed(self) -> Proposal | None:
+        """What the thread that samples has found; without work, orphans are looked for.
+
+        Raises:
+            TimeoutError: it has not found anything yet.
+        """
+        if self._asked is None:
+            self._asked = self._thread.submit(self._propose)
+        proposal = self._asked.result(timeout=_PATIENCE_S)
+        self._asked = None
+        idle = proposal is None and not self.study.over
+        if idle and time.monotonic() - self._looked > _ORPHANS_S:  # another driver may have died
+            self.study.requeue_interrupted()
+            self._looked = time.monotonic()
+        return proposal
 
     def _propose(self) -> Proposal | None:
         started = time.perf_counter()
@@ -106,13 +121,30 @@ class StudySearcher(Searcher):
         """Ends the trial in the study; one stopped from outside stays open, to be run again."""
         started = time.perf_counter()
         number = self.numbers.pop(trial_id)
-        if result is not None and "evaluation" in result:
-            self.study.finish(number, Evaluation.from_json(json.loads(result["evaluation"])))
-        elif error:
-            reason = "its worker process died, could not start, or took too long for an epoch"
-            self.study.give_back(number, reason)
-        self.on_change()
+        try:
+            with self._recording, disk_errors(self.study.folder):
+                if result is not None and "evaluation" in result:
+                    found = Evaluation.from_json(json.loads(result["evaluation"]))
+                    self.study.finish(number, found)
+                elif result is not None and "storage" in result:
+                    raise StorageError(result["storage"])
+                elif error:
+                    self.study.give_back(number, _LOST)
+                self.on_change()
+        except StorageError as full:  # what is not told stays open, to be run again
+            self.error = self.error or full
         self.seconds += time.perf_counter() - started
+
+    def give_back_all(self, reason: str) -> None:
+        """Gives back what was under way when Ray Tune broke off."""
+        for trial_id in list(self.numbers):
+            self.study.give_back(self.numbers.pop(trial_id), reason)
+        self.on_change()
+
+    def stop(self) -> None:
+        """Waits for what is being recorded, and records no more; for another thread to call."""
+        self._recording.acquire()
+        self._thread.shutdown()
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to keep: the study is on disk."""

@@ -4,17 +4,22 @@ The journal needs nothing and is the faster of the two. A database, PostgreSQL f
 drivers on several machines whose shared file system is not to be trusted with a journal.
 """
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-from hwmodel.errors import StudyError
+from hwmodel.errors import StorageError, StudyError
 from search.folder import StudyFolder
 from search.urls import shown
 
-__all__ = ["make_storage", "open_storage"]
+__all__ = ["disk_errors", "make_storage", "open_storage"]
+
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def make_storage(folder: StudyFolder, database: str | None) -> BaseStorage:
@@ -47,8 +52,61 @@ def open_storage(folder: StudyFolder) -> BaseStorage:
     return _journal(folder)
 
 
+@contextmanager
+def disk_errors(folder: StudyFolder) -> Iterator[None]:
+    """Says in one line that the disk is full, or refuses to be written.
+
+    Raises:
+        StorageError: what it says.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise StorageError(
+            f"storage {str(folder.storage)!r} cannot be written ({error.strerror})"
+        ) from None
+
+
 def _journal(folder: StudyFolder) -> BaseStorage:
-    return JournalStorage(JournalFileBackend(str(folder.journal)))
+    journal = str(folder.journal)
+    return JournalStorage(JournalFileBackend(journal, _JournalLock(journal)))
+
+
+class _JournalLock(JournalFileSymlinkLock):
+    """Before its holder writes, it cuts off the line that a writer left unfinished.
+
+    Optuna reads past such a line at the journal's end, but would append the next one to it.
+
+    Args:
+        journal: the file.
+    """
+
+    def __init__(self, journal: str) -> None:
+        super().__init__(journal)
+        self._journal = journal
+
+    def acquire(self) -> bool:
+        """Waits for the lock."""
+        held = super().acquire()
+        try:
+            _cut_unfinished_line(self._journal)
+        except BaseException:
+            self.release()
+            raise
+        return held
+
+
+def _cut_unfinished_line(journal: str) -> None:
+    with open(journal, "r+b") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read() == b"\n":
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _connect(database: str) -> BaseStorage:

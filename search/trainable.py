@@ -9,6 +9,7 @@ from typing import Any
 
 from ray import tune
 
+from hwmodel.errors import StorageError
 from search.config import read_config
 from search.evaluate import FAILED, Evaluation, Problem, evaluate, load_problem
 from search.folder import StudyFolder
@@ -60,6 +61,8 @@ class CandidateTrainable(tune.Trainable):
                 state=self.folder.training(root),
                 report=watch.renew,
             )
+        except StorageError as error:  # of no candidate's making: the driver ends the search
+            return {"storage": str(error), "done": True}
         except Exception as error:
             evaluation = Evaluation(status=FAILED, reason=_reason(error))
         finally:
@@ -104,4 +107,14 @@ def _reason(error: Exception) -> str:
     """An error in one line, with the place that raised it."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(where.filename).name}:{where.lineno}"
-    return f"{type(error).__name__} at {place}: {' '.join(str(error).split())}"
+    reason = f"{type(error).__name__} at {place}: {' '.join(str(error).split())}"
+    return f"out of memory: {reason}" if _is_out_of_memory(error) else reason
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, a GPU or torch's allocator on the CPU had no memory left."""
+    import torch
+
+    return isinstance(
+        error, (MemoryError, torch.OutOfMemoryError)
+    ) or "can't allocate memory" in str(error)

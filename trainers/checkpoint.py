@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hwmodel.crossbar import CrossbarSpec
-from hwmodel.errors import CheckpointError
+from hwmodel.errors import CheckpointError, StorageError
 from hwmodel.mapping import MatrixLayout
 from hwmodel.segment_mask import SegmentMask
 from trainers.config import NetworkConfig
@@ -182,7 +182,11 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
 
 @contextmanager
 def writing_folder(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` once the block has ended without an error."""
+    """A new folder that takes the place of `folder` once the block has ended without an error.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     shutil.rmtree(draft, ignore_errors=True)
@@ -197,7 +201,7 @@ def writing_folder(folder: Path) -> Iterator[Path]:
         if aside.exists() and not folder.exists():
             os.replace(aside, folder)
         reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{folder}: cannot be written ({reason})") from None
+        raise StorageError(f"{folder}: cannot be written ({reason})") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,6 +1,6 @@
 """The state of a training run between two epochs, written atomically."""
 
-import os
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from torch import nn
 
 from hwmodel.errors import CheckpointError
 from trainers.method import Method
+from trainers.writing import writing_file
 
 __all__ = ["load_training", "save_training"]
 
@@ -31,6 +32,9 @@ def save_training(
         method: its own state (Z and U of ADMM, masks, layouts).
         settings: what the schedule depends on; a resumed run must have the same.
         reports: the epochs so far, as plain fields.
+
+    Raises:
+        StorageError: it cannot be written.
     """
     state = {
         "settings": dict(settings),
@@ -42,10 +46,10 @@ def save_training(
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    serialised = io.BytesIO()  # torch says nothing of a full disk
+    torch.save(state, serialised)
+    with writing_file(path) as draft:
+        draft.write_bytes(serialised.getbuffer())
 
 
 def load_training(

@@ -1,6 +1,5 @@
 """Float weights of a network, in and out of files."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from hwmodel.errors import CheckpointError
 from trainers.tracing import crossbar_modules
+from trainers.writing import writing_file
 
 __all__ = ["head_name", "load_weights", "save_weights"]
 
@@ -21,12 +21,14 @@ _PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.")
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Writes parameters and buffers as safetensors; the old file stays until the new is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes parameters and buffers as safetensors; the old file stays until the new is whole.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     tensors = {key: value.cpu().contiguous().clone() for key, value in network.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
+    with writing_file(path) as draft:
+        save_file(tensors, draft)
 
 
 def load_weights(network: nn.Module, path: Path, *, reset_head: bool = False) -> None:

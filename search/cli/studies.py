@@ -26,7 +26,9 @@ TimeBudget = Annotated[
 ]
 TrackingUri = Annotated[str | None, typer.Option(help="An MLflow server or database.")]
 Workers = Annotated[int | None, typer.Option(help="Trials at a time.")]
-Address = Annotated[str | None, typer.Option(help="A running Ray cluster; auto: this machine's.")]
+Address = Annotated[
+    str | None, typer.Option(help="A running Ray cluster; auto: this machine's; local: none.")
+]
 
 
 def search(

@@ -5,12 +5,26 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from search.folder import StudyFolder
 from search.study import Study, status
 
-__all__ = ["SLEEPY", "Driver", "open_study", "outcomes", "run", "settle", "write"]
+__all__ = [
+    "HUNGRY",
+    "SLEEPY",
+    "Cluster",
+    "Driver",
+    "descendants",
+    "fill",
+    "memory",
+    "open_study",
+    "outcomes",
+    "run",
+    "settle",
+    "write",
+]
 
 CONFIG = """
 [study]
@@ -58,6 +72,36 @@ def sleepy(input_shape, classes):
     return network
 '''
 
+HUNGRY = '''
+import resource, time
+from pathlib import Path
+import torch
+from trainers.networks import build_network
+from trainers.config import NetworkConfig
+
+def hungry(input_shape, classes, how):
+    """Asks for more memory than there is in training, once its file is there."""
+    config = NetworkConfig(name="mlp", arguments={"hidden": 8})
+    network = build_network(config, input_shape, classes)
+    def eat(module, inputs):
+        if not (module.training and Path("hungry").exists() and inputs[0].shape[0] == 20):
+            return
+        if how == "at once":
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
+            limits = resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, limits[1]))
+            try:
+                torch.empty(2**32, dtype=torch.uint8)
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, limits)
+        eaten = []
+        for _ in range(100):
+            eaten.append(torch.ones(2**26, dtype=torch.uint8))
+            time.sleep(0.1)
+    network.register_forward_pre_hook(eat)
+    return network
+'''
+
 
 def write(
     folder: Path,
@@ -74,12 +118,11 @@ def write(
 class Driver:
     """A driver process of the study; its lines of progress are read as they come."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "search.cli", *arguments],
             cwd=folder,
-            env=environment,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -111,26 +154,90 @@ class Driver:
 
     def workers(self) -> list[int]:
         """Processes that evaluate this driver's trials."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                title = (path / "cmdline").read_text()
-            except OSError:
-                continue
-            if "CandidateTrainable" in title and _descends(int(path.name), self.process.pid):
+        return descendants(self.process.pid, "Trainable")
+
+
+class Cluster:
+    """A Ray cluster with a token of its own, in processes that end with it (`tests.e2e.nodes`)."""
+
+    def __init__(self) -> None:
+        self.environment = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback for every port
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.e2e.nodes"],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **self.environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.address = self._read()
+
+    def add(self) -> None:
+        """One node more."""
+        self._tell("add")
+
+    def remove(self) -> None:
+        """Ends the oldest node but the head, as if it had lost its power."""
+        self._tell("remove")
+
+    def kill_head(self) -> None:
+        """Ends what the whole cluster hangs on, and leaves its nodes."""
+        (head,) = descendants(self._process.pid, "gcs_server")
+        os.kill(head, signal.SIGKILL)
+
+    def nodes_at_work(self) -> set[int]:
+        """Nodes that evaluate trials."""
+        return {_parent(worker) for worker in descendants(self._process.pid, "Trainable")}
+
+    def close(self) -> None:
+        """Ends all processes of the cluster, which are a group of their own."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=30)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.stdout.close()
+        self._process.wait()
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        assert self._read() == "done"
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+def descendants(process: int, title: str) -> list[int]:
+    """Processes below a process whose title holds a text."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            program = (path / "cmdline").read_text().split("\0")[0]
+            if title in program and _descends(int(path.name), process):
                 found.append(int(path.name))
-        return found
+        except OSError:
+            continue
+    return found
 
 
 def _descends(process: int, ancestor: int) -> bool:
-    while process > 1:
-        if process == ancestor:
-            return True
-        try:
-            process = int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:
-            return False
-    return False
+    while process > 1 and process != ancestor:
+        process = _parent(process)
+    return process == ancestor
+
+
+def _parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 def run(folder: Path, *arguments: str) -> Driver:
@@ -152,3 +259,17 @@ def outcomes(study: Study) -> dict[int, str]:
 def settle() -> None:
     """Lets processes whose driver was killed notice."""
     time.sleep(2)
+
+
+def fill(path: Path) -> None:
+    """Takes all the room that a file system has left."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def memory() -> tuple[int, int]:
+    """This machine's memory in bytes, and how much of it is in use."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+    return found["MemTotal"], found["MemTotal"] - found["MemAvailable"]

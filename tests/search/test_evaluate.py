@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
-from hwmodel.errors import CheckpointError, ConfigError
+from hwmodel.errors import CheckpointError, ConfigError, StorageError
 from search.config import read_config
 from search.evaluate import (
     COMPLETE,
@@ -116,6 +116,15 @@ def test_diverging_candidate_fails_with_its_reason_and_leaves_no_checkpoint(
     assert found.status == FAILED
     assert "loss is" in found.reason
     assert not (tmp_path / "one").exists()
+
+
+def test_disk_that_cannot_be_written_is_no_fault_of_the_candidate(
+    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
+) -> None:
+    problem, weights, _ = dense
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be written"):
+        evaluate(problem, candidate(), weights, tmp_path / "file" / "one")
 
 
 def test_evaluation_survives_json() -> None:

@@ -43,8 +43,12 @@ def test_only_the_front_and_running_trials_keep_their_checkpoints(study: Study) 
     study.folder.checkpoint(running.number).mkdir()
     checkpoints = study.folder.path / "checkpoints"
     (checkpoints / "note.txt").touch()
+    (checkpoints / ".trial-00001.training.77").touch()
+    (checkpoints / ".trial-00002.77.part").mkdir()
+    (checkpoints / f".trial-{running.number:05d}.77.part").mkdir()
     drop_checkpoints_off_front(study)
     assert sorted(path.name for path in checkpoints.iterdir()) == [
+        f".trial-{running.number:05d}.77.part",
         "note.txt",
         "trial-00000",
         f"trial-{running.number:05d}",

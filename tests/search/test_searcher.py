@@ -1,5 +1,6 @@
 import json
 import pickle
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
+from hwmodel.errors import StorageError
 from search.searcher import StudySearcher
 from search.study import Study, status
 from spaces import Candidate
@@ -79,6 +81,61 @@ def test_trial_of_a_dead_worker_runs_again_and_fails_in_the_end(study: Study) ->
     assert (status(lost), status(found)) == ("interrupted", "failed")
     assert "worker process died" in found.user_attrs["reason"]
     assert study.spent == 1
+
+
+def test_trials_of_a_run_that_broke_off_are_given_back(study: Study) -> None:
+    searcher = searcher_of(study)
+    for _ in range(2):
+        for name in ("t1", "t2"):
+            searcher.suggest(name)
+        searcher.give_back_all("out of memory")
+        assert searcher.numbers == {}
+    assert [status(t) for t in study.trials()] == ["interrupted"] * 2 + ["failed"] * 2
+    assert study.trials()[-1].user_attrs["reason"] == "out of memory"
+
+
+def test_stopped_searcher_records_no_more(study: Study) -> None:
+    searcher = searcher_of(study)
+    searcher.suggest("t1")
+    searcher.stop()
+    late = threading.Thread(
+        target=searcher.on_trial_complete, args=("t1", result_of(done(0.8, 0.5))), daemon=True
+    )
+    late.start()
+    late.join(0.5)
+    assert late.is_alive()
+    assert [status(t) for t in study.trials()] == ["running"]
+
+
+def test_worker_that_cannot_write_ends_the_search_and_no_trial(study: Study) -> None:
+    searcher = searcher_of(study)
+    for name in ("t1", "t2"):
+        searcher.suggest(name)
+    searcher.on_trial_complete("t1", {"storage": "x: cannot be written (No space left)"})
+    assert str(searcher.error) == "x: cannot be written (No space left)"
+    assert searcher.suggest("t3") == Searcher.FINISHED
+    searcher.on_trial_complete("t2", result_of(done(0.8, 0.5)))
+    assert [status(t) for t in study.trials()] == ["running", "complete"]
+
+
+def test_journal_that_cannot_be_written_ends_the_search(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    searcher = searcher_of(study)
+    searcher.suggest("t1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "finish", full)
+        searcher.on_trial_complete("t1", result_of(done(0.8, 0.5)))
+    assert "cannot be written (No space left on device)" in str(searcher.error)
+    assert searcher.suggest("t2") == Searcher.FINISHED
+    assert [status(t) for t in study.trials()] == ["running"]
+    other = searcher_of(study)
+    monkeypatch.setattr(Study, "propose", full)
+    assert other.suggest("t3") == Searcher.FINISHED
+    assert isinstance(other.error, StorageError)
 
 
 def test_trial_stopped_from_outside_stays_open_and_runs_again(study: Study) -> None:

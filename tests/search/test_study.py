@@ -99,7 +99,10 @@ def test_journal_whose_last_line_is_cut_off_opens(study: Study) -> None:
     try_one(study, done(0.8, 0.5))
     with study.folder.journal.open("ab") as journal:
         journal.write(b'{"op_code": 5, "worker')
-    assert reopened(study).counts()["complete"] == 1
+    again = reopened(study)
+    assert again.counts()["complete"] == 1
+    try_one(again, done(0.7, 0.4))
+    assert reopened(study).counts()["complete"] == 2
 
 
 def test_reconfigured_settings_stay(study: Study) -> None:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hwmodel.errors import CheckpointError, CrossfrontError
+from hwmodel.errors import CheckpointError, CrossfrontError, StorageError
 from tests.trainers.toys import (
     CLASSES,
     CONV_NET,
@@ -261,7 +261,7 @@ def test_interrupted_write_leaves_the_old_folder(
         raise error
 
     monkeypatch.setattr("trainers.checkpoint.save_file", full)
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         save(folder, network)
     assert content_of(folder) == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
@@ -285,12 +285,12 @@ def test_rename_that_fails_leaves_the_old_folder(
         raise OSError(13, "Permission denied")
 
     monkeypatch.setattr("trainers.checkpoint.os.replace", refused)
-    with pytest.raises(CheckpointError, match="Permission denied"):
+    with pytest.raises(StorageError, match="Permission denied"):
         save(folder, network)
     assert content_of(folder) == before
 
 
 def test_folder_that_cannot_be_made_is_refused(network: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         save(tmp_path / "file" / "saved", network)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwmodel.errors import CheckpointError
+from hwmodel.errors import CheckpointError, StorageError
 from tests.trainers.toys import toy_targets
 from trainers.method import Method
 from trainers.methods import Magnitude, MagnitudeConfig
@@ -52,14 +52,15 @@ def test_interrupted_write_leaves_the_old_state(
     save_training(path, network, optimiser, method, SETTINGS, [])
     old = path.read_bytes()
 
-    def broken(state: object, target: Path) -> None:
-        target.write_bytes(b"half")
+    def full(target: Path, content: memoryview) -> None:
+        target.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trainers.training_state.torch.save", broken)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StorageError, match=r"training\.pt: cannot be written \(No space left"):
         save_training(path, network, optimiser, method, SETTINGS, [{"epoch": 0}])
     assert path.read_bytes() == old
+    assert os.listdir(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize("kept", [0, 40, 500])

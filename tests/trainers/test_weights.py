@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hwmodel.errors import CheckpointError
+from hwmodel.errors import CheckpointError, StorageError
 from trainers.networks.resnet import resnet20
 from trainers.weights import head_name, load_weights, save_weights
 
@@ -58,9 +58,10 @@ def test_interrupted_write_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("trainers.weights.save_file", broken)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match=r"cannot be written \(No space left"):
         save_weights(network, path)
     assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
