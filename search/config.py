@@ -24,6 +24,7 @@ from hwmodel.node_scaling import NODE_TABLE, at_node
 from hwmodel.nonideality import REFERENCE_WIRE_RATIO, Nonideality
 from hwmodel.records import check_keys, merge_tables, read_record
 from search.objectives import Bound, check_objectives, parse_bound
+from search.urls import check_object_store
 from spaces.candidate import Candidate, LayerSetting
 from spaces.joint import SpaceConfig
 from trainers.config import NetworkConfig, TrainConfig, check_choice, check_number
@@ -73,7 +74,11 @@ class StudySection:
     seed: int = 0
     database: str | None = None
     """A database for the study's records, such as `postgresql+psycopg://user@host/name` (default: a
-    journal file in the storage folder). Networks stay in the storage folder in any case."""
+    journal file in the storage folder)."""
+    storage_path: str | None = None
+    """Where driver and workers hand each other networks if they share no folder:
+    `s3://bucket/prefix`, or `s3://bucket/prefix?endpoint_override=host:port` for a store of your
+    own, its login in the environment of every node (default: the storage folder)."""
     uniform_starts: bool = True
     """Begin with the same strength in every layer, one candidate per strength."""
     accuracy_window: float = 0.1
@@ -88,6 +93,8 @@ class StudySection:
         check_objectives(self.objectives)
         for text in self.constraints:
             parse_bound(text)
+        if self.storage_path is not None:
+            check_object_store("study.storage_path", self.storage_path)
         check_number("study.trials", self.trials, low=1, integer=True)
         if self.time_budget_s is not None:
             check_number("study.time_budget_s", self.time_budget_s, low=0)

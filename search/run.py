@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from hwmodel.errors import ClusterError, CrossfrontError, StudyError
 from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
+from search.exchange import Exchange
 from search.report import write_report, write_tables
 from search.study import Study, root_of, seconds_of
 from search.tracking import MlflowMirror
@@ -113,6 +114,8 @@ def _drive(
             )
         study.reconfigure(overrides, keep=leads)
     problem = load_problem(study.config)
+    exchange = Exchange(study.config.study.storage_path, study.folder)
+    exchange.check()
     study.join()
     with ExitStack() as ending:
         ending.callback(study.leave)
@@ -123,17 +126,19 @@ def _drive(
             display.message("another process drives this study; joining it")
             _await_dense(study)
         mirror = ending.enter_context(closing(MlflowMirror(study))) if leads else None
-        dense_s = _ensure_dense(study, problem, display) if leads else 0.0
+        dense_s = _ensure_dense(study, problem, exchange, display) if leads else 0.0
         before = {trial.number for trial in study.ended()}
         spent = study.spent
         started = time.perf_counter()
         searcher_s, error = 0.0, None
         if not study.over:
-            searcher_s, error = _search(study, problem, mirror, display)
+            searcher_s, error = _search(study, problem, exchange, mirror, display)
         search_s = time.perf_counter() - started
         study.leave()
         complete = study.over
-        drop_checkpoints_off_front(study)
+        drop_checkpoints_off_front(study, exchange)
+        for trial in study.front():
+            exchange.bring(study.checkpoint(trial))
         files = {**write_tables(study), "report": write_report(study)}
         mirrored = mirror is None or mirror.finish(files, complete=complete)
     display.close()
@@ -186,7 +191,7 @@ def make_space(problem: Problem) -> JointSpace:
     )
 
 
-def drop_checkpoints_off_front(study: Study) -> None:
+def drop_checkpoints_off_front(study: Study, exchange: Exchange) -> None:
     """Deletes checkpoints of trials off the front, and training states of trials that ended."""
     kept = {study.checkpoint(trial).name for trial in study.front()}
     kept |= {study.checkpoint(trial).name for trial in study.unended()}
@@ -197,13 +202,17 @@ def drop_checkpoints_off_front(study: Study) -> None:
             shutil.rmtree(path, ignore_errors=True)
         elif path.suffix == ".training" and path.name not in under_way:
             path.unlink(missing_ok=True)
+    over = {study.folder.training(root_of(trial)).name for trial in study.ended()} - under_way
+    exchange.drop(study.folder.path / "checkpoints" / name for name in (ended - kept) | over)
 
 
-def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
+def _ensure_dense(study: Study, problem: Problem, exchange: Exchange, display: Display) -> float:
     """Trains the dense baseline unless the study has it; returns the seconds it took."""
     import torch
 
-    if study.dense is not None and study.folder.dense_weights.exists():
+    weights = study.folder.dense_weights
+    if study.dense is not None and exchange.bring(weights).exists():
+        exchange.share(weights)
         return 0.0
     started = time.perf_counter()
     make_space(problem)  # a space that cannot be is better known before the training
@@ -214,12 +223,12 @@ def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
         min(wanted, os.cpu_count() or 1)
     )  # the workers of a cluster are elsewhere
     try:
-        folder = study.folder
-        dense = train_dense(problem, folder.dense_weights, folder.dense_checkpoint)
+        dense = train_dense(problem, weights, study.folder.dense_checkpoint)
     finally:
         torch.set_num_threads(threads)
     if dense.status == FAILED:
         raise StudyError(f"the dense baseline failed: {dense.reason}")
+    exchange.put(weights)
     space = make_space(problem)
     if study.config.fidelity.scan:
         study.enqueue(space.scan(study.config.fidelity.scan), scan=True)
@@ -232,7 +241,11 @@ def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
 
 
 def _search(
-    study: Study, problem: Problem, mirror: MlflowMirror | None, display: Display
+    study: Study,
+    problem: Problem,
+    exchange: Exchange,
+    mirror: MlflowMirror | None,
+    display: Display,
 ) -> tuple[float, CrossfrontError | None]:
     """Runs Ray Tune; returns the driver's own seconds, and why proposals ended early, if so."""
     _prepare_ray(local=study.config.ray.address is None)
@@ -243,7 +256,7 @@ def _search(
     from search.trainable import CandidateTrainable
 
     def on_change() -> None:
-        drop_checkpoints_off_front(study)
+        drop_checkpoints_off_front(study, exchange)
         if mirror is not None:
             mirror.sync()
         display.update(study)

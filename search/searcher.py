@@ -108,6 +108,8 @@ class StudySearcher(Searcher):
         number = self.numbers.pop(trial_id)
         if result is not None and "evaluation" in result:
             self.study.finish(number, Evaluation.from_json(json.loads(result["evaluation"])))
+        elif result is not None and "lost" in result:
+            self.study.give_back(number, result["lost"])
         elif error:
             reason = "its worker process died, could not start, or took too long for an epoch"
             self.study.give_back(number, reason)

@@ -11,6 +11,7 @@ import pytest
 import search.run
 from hwmodel.errors import ClusterError
 from search.config import RayConfig
+from search.exchange import Exchange
 from search.run import _start_ray, drop_checkpoints_off_front, run_study
 from search.study import Study
 from search.tracking import tracking_uri
@@ -43,7 +44,7 @@ def test_only_the_front_and_running_trials_keep_their_checkpoints(study: Study) 
     study.folder.checkpoint(running.number).mkdir()
     checkpoints = study.folder.path / "checkpoints"
     (checkpoints / "note.txt").touch()
-    drop_checkpoints_off_front(study)
+    drop_checkpoints_off_front(study, Exchange(None, study.folder))
     assert sorted(path.name for path in checkpoints.iterdir()) == [
         "note.txt",
         "trial-00000",
