@@ -23,6 +23,11 @@ __all__ = ["Display", "Outcome", "Silent", "run_study"]
 
 _LOG = logging.getLogger(__name__)
 
+_SETTINGS = b"\x04"
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)
+"""How a client of HTTP/2, which Ray speaks, begins: its preface and an empty frame of settings,
+which the server answers with its own (RFC 9113, sections 3.4 and 6.5)."""
+
 
 class Display(Protocol):
     """Where a run shows how it goes."""
@@ -343,14 +348,23 @@ def _start_ray(config: RayConfig) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Connects to an address of the form `HOST:PORT`, for which Ray itself would wait for minutes.
+    """Greets what listens at `HOST:PORT`; Ray itself would wait for minutes.
 
     Raises:
-        OSError: nothing answers.
+        OSError: nothing answers, or something else than Ray.
+        ValueError: an address of another form.
     """
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    scheme, _, place = address.rpartition("://")
+    host, _, port = place.rpartition(":")
+    if address == "auto":
+        return
+    if scheme not in ("", "ray") or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError("allowed: auto, HOST:PORT of the head (usually 6379), or ray://HOST:PORT")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=10) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") == "0":
+            connection.sendall(_GREETING)
+            if connection.recv(4)[3:] != _SETTINGS:
+                raise ConnectionError("what listens there is not Ray")
 
 
 def _prepare_ray(*, local: bool) -> None:
