@@ -41,8 +41,10 @@ __all__ = [
     "StudyConfig",
     "StudySection",
     "load_config",
+    "named_files",
     "read_config",
     "relative_files",
+    "with_files",
 ]
 
 SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "random", "surrogate")
@@ -432,7 +434,8 @@ def load_config(
     if path is None:
         return read_config(overrides or {})
     tables = _read_tables(path)
-    _make_paths_absolute(tables, Path(path).resolve().parent)
+    folder = Path(path).resolve().parent  # workers and later commands run in other ones
+    tables = with_files(tables, {name: str(folder / name) for _, _, name in named_files(tables)})
     config = read_config(merge_tables(tables, overrides or {}))
     _check_methods_are_read(config)
     return config
@@ -444,7 +447,7 @@ def relative_files(path: str | Path) -> dict[str, str]:
     Raises:
         ConfigError: an unreadable file.
     """
-    named = _named_files(_read_tables(path))
+    named = named_files(_read_tables(path))
     return {f"{s}.{key}": name for s, key, name in named if not Path(name).is_absolute()}
 
 
@@ -524,7 +527,7 @@ def _read_tables(path: str | Path) -> dict[str, Any]:
     return tables
 
 
-def _named_files(tables: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def named_files(tables: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Section, key and path of every file that tables name."""
     for section, key in (("data", "path"), ("data", "cache"), ("network", "checkpoint")):
         value = tables.get(section, {}).get(key)
@@ -538,11 +541,10 @@ def _named_files(tables: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "hardware", "law", law.removeprefix("table:")
 
 
-def _make_paths_absolute(tables: dict[str, Any], folder: Path) -> None:
-    """Turns paths relative to the file's folder into absolute ones, in place.
-
-    Workers and later commands run in other folders.
-    """
-    for section, key, path in list(_named_files(tables)):
+def with_files(tables: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
+    """The tables with other paths, given by the present ones, of files that they name."""
+    found = {name: dict(table) for name, table in tables.items()}
+    for section, key, path in named_files(tables):
         before = tables[section][key].removesuffix(path)
-        tables[section][key] = f"{before}{folder / path}"
+        found[section][key] = f"{before}{paths.get(path, path)}"
+    return found

@@ -62,6 +62,11 @@ class Exchange:
                 self._files, root = FileSystem.from_uri(uri)
             self._root = f"{root.rstrip('/')}/{folder.name}"
 
+    @property
+    def copies(self) -> bool:
+        """Whether nodes share no folder."""
+        return self._uri is not None
+
     def check(self) -> None:
         """Finds out whether the place can be written."""
         if self._uri is not None:
@@ -70,11 +75,16 @@ class Exchange:
                 self._write(name, b"")
                 self._files.delete_file(self._object(name))
 
-    def put(self, path: Path) -> None:
-        """Copies a file or folder there, in the place of what is there under its name."""
+    def put(self, path: Path, name: str | None = None) -> None:
+        """Copies a file or folder there, in the place of what is there under its name.
+
+        Args:
+            path: in the study's folder.
+            name: there, of what lies elsewhere.
+        """
         if self._uri is not None:
             content = _packed(path)
-            self._patiently("written", lambda: self._write(self._name(path), content))
+            self._patiently("written", lambda: self._write(self._name(path, name), content))
 
     def offer(self, path: Path) -> None:
         """Like `put`, of something that others can do without: it is tried once."""
@@ -84,24 +94,24 @@ class Exchange:
             except OSError as error:
                 _LOG.warning("%s: %s is not there: %s", self._uri, path.name, _reason(error))
 
-    def share(self, path: Path) -> None:
-        """Copies a file or folder there, unless something is there under its name."""
+    def share(self, path: Path, name: str | None = None) -> None:
+        """Like `put`, unless something is there under its name."""
         if self._uri is not None:
             with self._explained("read"):
-                found = self._files.get_file_info(self._object(self._name(path)))
+                found = self._files.get_file_info(self._object(self._name(path, name)))
             if not found.is_file:
-                self.put(path)
+                self.put(path, name)
 
-    def fetch(self, path: Path) -> None:
+    def fetch(self, path: Path, name: str | None = None) -> None:
         """Copies a file or folder from there; one that is not there is left as it is here."""
         if self._uri is None:
             return
-        content = self._patiently("read", lambda: self._read(self._name(path)))
+        content = self._patiently("read", lambda: self._read(self._name(path, name)))
         if content is not None:
             try:
                 _unpack(content, path)
             except zipfile.BadZipFile:
-                _LOG.warning("%s: %s is damaged, and left out", self._uri, self._name(path))
+                _LOG.warning("%s: %s is damaged, and left out", self._uri, self._name(path, name))
             except OSError as error:
                 raise StudyError(f"{path}: cannot be written ({error.strerror})") from None
 
@@ -126,8 +136,8 @@ class Exchange:
         except OSError as error:
             _LOG.warning("%s: networks off the front stay for now: %s", self._uri, _reason(error))
 
-    def _name(self, path: Path) -> str:
-        return f"{path.relative_to(self._folder).as_posix()}.zip"
+    def _name(self, path: Path, name: str | None = None) -> str:
+        return f"{name or path.relative_to(self._folder).as_posix()}.zip"
 
     def _object(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -14,6 +14,7 @@ from hwmodel.errors import ClusterError, CrossfrontError, StudyError
 from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.exchange import Exchange
+from search.inputs import send_inputs
 from search.report import write_report, write_tables
 from search.study import Study, root_of, seconds_of
 from search.tracking import MlflowMirror
@@ -274,8 +275,10 @@ def _search(
         sampler = SurrogateSampler(study, space, problem)
         study.judge = sampler.goes_on
     searcher = StudySearcher(study, space, problem, on_change, sampler)
+    tables = study.config.to_json()
     context = {
-        "config": study.config.to_json(),
+        "config": tables,
+        "inputs": send_inputs(exchange, tables),
         "storage": str(study.folder.storage.resolve()),
         "name": study.folder.name,
     }

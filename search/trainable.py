@@ -16,6 +16,7 @@ from search.config import read_config
 from search.evaluate import FAILED, Evaluation, Problem, evaluate, load_problem
 from search.exchange import Exchange
 from search.folder import StudyFolder
+from search.inputs import find_inputs
 from spaces.candidate import Candidate
 from trainers.fit import EpochReport
 
@@ -33,7 +34,7 @@ class CandidateTrainable(tune.Trainable):
 
         Args:
             config: `candidate`, `rung` and `root` of the first proposal.
-            study: `config`, `storage` and `name` of the study.
+            study: `config`, `storage` and `name` of the study, and the `inputs` that were sent.
         """
         import torch
 
@@ -43,8 +44,8 @@ class CandidateTrainable(tune.Trainable):
         self.folder = StudyFolder(self.scratch or Path(study["storage"]), study["name"])
         self.problem: Problem | None = None
         try:
-            settings = read_config(study["config"])
             self.exchange = Exchange(place, self.folder, _STORE_PATIENCE_S)
+            settings = read_config(find_inputs(self.exchange, study["config"], study["inputs"]))
             torch.set_num_threads(settings.train.threads)
             self.problem = load_problem(settings)
         except Exception as error:  # every trial will say why it could not begin

@@ -130,21 +130,17 @@ class MlflowServer:
 
 
 class S3Server:
-    """A server that speaks S3, by default on loopback, with its objects in memory.
+    """A server on loopback that speaks S3, with its objects in memory.
 
     Skips the test where moto is not installed (it is part of the extra `dev`).
-
-    Args:
-        host: where it listens.
-        wrapper: what its command is prefixed with.
     """
 
-    def __init__(self, host: str = "127.0.0.1", wrapper: tuple[str, ...] = ()) -> None:
+    def __init__(self) -> None:
         if importlib.util.find_spec("moto") is None:
             pytest.skip("moto is not installed")
-        self.endpoint = f"{host}:{free_port()}"
-        port = self.endpoint.rpartition(":")[2]
-        self._command = [*wrapper, sys.executable, "-m", "moto.server", "-H", host, "-p", port]
+        port = str(free_port())
+        self.endpoint = f"127.0.0.1:{port}"
+        self._command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
