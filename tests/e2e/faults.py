@@ -72,12 +72,18 @@ def write(
 
 
 class Driver:
-    """A driver process of the study; its lines of progress are read as they come."""
+    """A driver process of the study; its lines of progress are read as they come.
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    Args:
+        folder: where it runs.
+        arguments: of Crossfront's command line.
+        prefix: what the command begins with.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "search.cli", *arguments],
+            [*prefix, sys.executable, "-m", "search.cli", *arguments],
             cwd=folder,
             env=environment,
             stdout=subprocess.DEVNULL,
