@@ -24,6 +24,7 @@ from hwmodel.node_scaling import NODE_TABLE, at_node
 from hwmodel.nonideality import REFERENCE_WIRE_RATIO, Nonideality
 from hwmodel.records import check_keys, merge_tables, read_record
 from search.objectives import Bound, check_objectives, parse_bound
+from search.urls import check_object_store
 from spaces.candidate import Candidate, LayerSetting
 from spaces.joint import SpaceConfig
 from trainers.config import NetworkConfig, TrainConfig, check_choice, check_number
@@ -40,8 +41,10 @@ __all__ = [
     "StudyConfig",
     "StudySection",
     "load_config",
+    "named_files",
     "read_config",
     "relative_files",
+    "with_files",
 ]
 
 SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "random", "surrogate")
@@ -73,7 +76,11 @@ class StudySection:
     seed: int = 0
     database: str | None = None
     """A database for the study's records, such as `postgresql+psycopg://user@host/name` (default: a
-    journal file in the storage folder). Networks stay in the storage folder in any case."""
+    journal file in the storage folder)."""
+    storage_path: str | None = None
+    """Where driver and workers hand each other networks if they share no folder:
+    `s3://bucket/prefix`, or `s3://bucket/prefix?endpoint_override=host:port` for a store of your
+    own, its login in the environment of every node (default: the storage folder)."""
     uniform_starts: bool = True
     """Begin with the same strength in every layer, one candidate per strength."""
     accuracy_window: float = 0.1
@@ -88,6 +95,8 @@ class StudySection:
         check_objectives(self.objectives)
         for text in self.constraints:
             parse_bound(text)
+        if self.storage_path is not None:
+            check_object_store("study.storage_path", self.storage_path)
         check_number("study.trials", self.trials, low=1, integer=True)
         if self.time_budget_s is not None:
             check_number("study.time_budget_s", self.time_budget_s, low=0)
@@ -430,7 +439,8 @@ def load_config(
     if path is None:
         return read_config(overrides or {})
     tables = _read_tables(path)
-    _make_paths_absolute(tables, Path(path).resolve().parent)
+    folder = Path(path).resolve().parent  # workers and later commands run in other ones
+    tables = with_files(tables, {name: str(folder / name) for _, _, name in named_files(tables)})
     config = read_config(merge_tables(tables, overrides or {}))
     _check_methods_are_read(config)
     return config
@@ -442,7 +452,7 @@ def relative_files(path: str | Path) -> dict[str, str]:
     Raises:
         ConfigError: an unreadable file.
     """
-    named = _named_files(_read_tables(path))
+    named = named_files(_read_tables(path))
     return {f"{s}.{key}": name for s, key, name in named if not Path(name).is_absolute()}
 
 
@@ -522,7 +532,7 @@ def _read_tables(path: str | Path) -> dict[str, Any]:
     return tables
 
 
-def _named_files(tables: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def named_files(tables: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Section, key and path of every file that tables name."""
     for section, key in (("data", "path"), ("data", "cache"), ("network", "checkpoint")):
         value = tables.get(section, {}).get(key)
@@ -536,11 +546,10 @@ def _named_files(tables: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "hardware", "law", law.removeprefix("table:")
 
 
-def _make_paths_absolute(tables: dict[str, Any], folder: Path) -> None:
-    """Turns paths relative to the file's folder into absolute ones, in place.
-
-    Workers and later commands run in other folders.
-    """
-    for section, key, path in list(_named_files(tables)):
+def with_files(tables: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
+    """The tables with other paths, given by the present ones, of files that they name."""
+    found = {name: dict(table) for name, table in tables.items()}
+    for section, key, path in named_files(tables):
         before = tables[section][key].removesuffix(path)
-        tables[section][key] = f"{before}{folder / path}"
+        found[section][key] = f"{before}{paths.get(path, path)}"
+    return found

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hwmodel.errors import ClusterError, CrossfrontError, StorageError, StudyError
 from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
+from search.exchange import Exchange
 from search.head import PATIENCE_S, HeadWatch
+from search.inputs import send_inputs
 from search.report import write_report, write_tables
 from search.storage import disk_errors
 from search.study import Study, root_of, seconds_of
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["Display", "Outcome", "Silent", "run_study"]
 
 _LOG = logging.getLogger(__name__)
+
+_SETTINGS = b"\x04"
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)
+"""How a client of HTTP/2, which Ray speaks, begins: its preface and an empty frame of settings,
+which the server answers with its own (RFC 9113, sections 3.4 and 6.5)."""
 
 
 class Display(Protocol):
@@ -120,6 +127,8 @@ def _drive(
             )
         study.reconfigure(overrides, keep=leads)
     problem = load_problem(study.config)
+    exchange = Exchange(study.config.study.storage_path, study.folder)
+    exchange.check()
     study.join()
     with ExitStack() as ending:
         ending.callback(study.leave)
@@ -130,19 +139,21 @@ def _drive(
             display.message("another process drives this study; joining it")
             _await_dense(study)
         mirror = ending.enter_context(closing(MlflowMirror(study))) if leads else None
-        dense_s = _ensure_dense(study, problem, display) if leads else 0.0
+        dense_s = _ensure_dense(study, problem, exchange, display) if leads else 0.0
         before = {trial.number for trial in study.ended()}
         spent = study.spent
         started = time.perf_counter()
         searcher_s, error = 0.0, None
         if not study.over:
-            searcher_s, error = _search(study, problem, mirror, display)
+            searcher_s, error = _search(study, problem, exchange, mirror, display)
         if isinstance(error, StorageError):
             raise error
         search_s = time.perf_counter() - started
         study.leave()
         complete = study.over
-        drop_checkpoints_off_front(study)
+        drop_checkpoints_off_front(study, exchange)
+        for trial in study.front():
+            exchange.bring(study.checkpoint(trial))
         files = {**write_tables(study), "report": write_report(study)}
         mirrored = mirror is None or mirror.finish(files, complete=complete)
     display.close()
@@ -195,7 +206,7 @@ def make_space(problem: Problem) -> JointSpace:
     )
 
 
-def drop_checkpoints_off_front(study: Study) -> None:
+def drop_checkpoints_off_front(study: Study, exchange: Exchange) -> None:
     """Deletes checkpoints of trials off the front, and training states of trials that ended.
 
     Likewise what a killed worker had half written for a trial that has ended since.
@@ -213,13 +224,17 @@ def drop_checkpoints_off_front(study: Study) -> None:
             shutil.rmtree(path, ignore_errors=True)
         elif unwanted:
             path.unlink(missing_ok=True)
+    over = {study.folder.training(root_of(trial)).name for trial in study.ended()} - under_way
+    exchange.drop(study.folder.path / "checkpoints" / name for name in (ended - kept) | over)
 
 
-def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
+def _ensure_dense(study: Study, problem: Problem, exchange: Exchange, display: Display) -> float:
     """Trains the dense baseline unless the study has it; returns the seconds it took."""
     import torch
 
-    if study.dense is not None and study.folder.dense_weights.exists():
+    weights = study.folder.dense_weights
+    if study.dense is not None and exchange.bring(weights).exists():
+        exchange.share(weights)
         return 0.0
     started = time.perf_counter()
     make_space(problem)  # a space that cannot be is better known before the training
@@ -230,12 +245,12 @@ def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
         min(wanted, os.cpu_count() or 1)
     )  # the workers of a cluster are elsewhere
     try:
-        folder = study.folder
-        dense = train_dense(problem, folder.dense_weights, folder.dense_checkpoint)
+        dense = train_dense(problem, weights, study.folder.dense_checkpoint)
     finally:
         torch.set_num_threads(threads)
     if dense.status == FAILED:
         raise StudyError(f"the dense baseline failed: {dense.reason}")
+    exchange.put(weights)
     space = make_space(problem)
     if study.config.fidelity.scan:
         study.enqueue(space.scan(study.config.fidelity.scan), scan=True)
@@ -248,14 +263,18 @@ def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
 
 
 def _search(
-    study: Study, problem: Problem, mirror: MlflowMirror | None, display: Display
+    study: Study,
+    problem: Problem,
+    exchange: Exchange,
+    mirror: MlflowMirror | None,
+    display: Display,
 ) -> tuple[float, CrossfrontError | None]:
     """Runs Ray Tune; returns the driver's own seconds, and why proposals ended early, if so."""
     _prepare_ray(local=study.config.ray.local)
     from search.searcher import StudySearcher
 
     def on_change() -> None:
-        drop_checkpoints_off_front(study)
+        drop_checkpoints_off_front(study, exchange)
         if mirror is not None:
             mirror.sync()
         display.update(study)
@@ -289,20 +308,32 @@ def _search(
     display.update(study)
     budget_s = config.study.time_budget_s
     ends = None if budget_s is None else time.monotonic() + budget_s
-    while not _tune(study, searcher, ends, give_up):
+    tables = config.to_json()
+    context = {
+        "config": tables,
+        "inputs": send_inputs(exchange, tables),
+        "storage": str(study.folder.storage.resolve()),
+        "name": study.folder.name,
+    }
+    while not _tune(study, searcher, context, ends, give_up):
         searcher.give_back_all("out of memory: Ray ended a worker of a machine that had none left")
         display.message("Ray ended a worker for its memory; starting Ray again")
     return searcher.seconds, searcher.error
 
 
 def _tune(
-    study: Study, searcher: "StudySearcher", ends: float | None, on_lost: Callable[[], None]
+    study: Study,
+    searcher: "StudySearcher",
+    context: Mapping[str, Any],
+    ends: float | None,
+    on_lost: Callable[[], None],
 ) -> bool:
     """Runs Ray Tune until the searcher has no more for it.
 
     Args:
-        study: what workers are told of.
+        study: the study.
         searcher: proposes and records.
+        context: what workers are told of it.
         ends: on the monotonic clock, when to stop.
         on_lost: called once the head of the cluster is gone.
 
@@ -315,11 +346,6 @@ def _tune(
     from search.trainable import CandidateTrainable
 
     config = study.config.ray
-    context = {
-        "config": study.config.to_json(),
-        "storage": str(study.folder.storage.resolve()),
-        "name": study.folder.name,
-    }
     results = study.folder.ray_results.resolve()
     _start_ray(config)
     head = ray.get_runtime_context().gcs_address
@@ -395,14 +421,23 @@ def _start_ray(config: RayConfig) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Connects to an address of the form `HOST:PORT`, for which Ray itself would wait for minutes.
+    """Greets what listens at `HOST:PORT`; Ray itself would wait for minutes.
 
     Raises:
-        OSError: nothing answers.
+        OSError: nothing answers, or something else than Ray.
+        ValueError: an address of another form.
     """
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    scheme, _, place = address.rpartition("://")
+    host, _, port = place.rpartition(":")
+    if address == "auto":
+        return
+    if scheme not in ("", "ray") or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError("allowed: auto, HOST:PORT of the head (usually 6379), or ray://HOST:PORT")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=10) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") == "0":
+            connection.sendall(_GREETING)
+            if connection.recv(4)[3:] != _SETTINGS:
+                raise ConnectionError("what listens there is not Ray")
 
 
 def _prepare_ray(*, local: bool) -> None:

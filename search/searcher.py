@@ -128,6 +128,8 @@ class StudySearcher(Searcher):
                     self.study.finish(number, found)
                 elif result is not None and "storage" in result:
                     raise StorageError(result["storage"])
+                elif result is not None and "lost" in result:
+                    self.study.give_back(number, result["lost"])
                 elif error:
                     self.study.give_back(number, _LOST)
                 self.on_change()

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import tempfile
 import threading
 import traceback
 from pathlib import Path
@@ -9,14 +11,19 @@ from typing import Any
 
 from ray import tune
 
-from hwmodel.errors import StorageError
+from hwmodel.errors import StorageError, StudyError
 from search.config import read_config
 from search.evaluate import FAILED, Evaluation, Problem, evaluate, load_problem
+from search.exchange import Exchange
 from search.folder import StudyFolder
+from search.inputs import find_inputs
 from spaces.candidate import Candidate
 from trainers.fit import EpochReport
 
 __all__ = ["CandidateTrainable"]
+
+_STORE_PATIENCE_S = 120.0
+"""How long a worker waits for an object store that does not answer."""
 
 
 class CandidateTrainable(tune.Trainable):
@@ -27,15 +34,18 @@ class CandidateTrainable(tune.Trainable):
 
         Args:
             config: `candidate`, `rung` and `root` of the first proposal.
-            study: `config`, `storage` and `name` of the study.
+            study: `config`, `storage` and `name` of the study, and the `inputs` that were sent.
         """
         import torch
 
         assert study is not None
-        self.folder = StudyFolder(Path(study["storage"]), study["name"])
+        place = study["config"]["study"].get("storage_path")
+        self.scratch = None if place is None else Path(tempfile.mkdtemp(prefix="crossfront-"))
+        self.folder = StudyFolder(self.scratch or Path(study["storage"]), study["name"])
         self.problem: Problem | None = None
         try:
-            settings = read_config(study["config"])
+            self.exchange = Exchange(place, self.folder, _STORE_PATIENCE_S)
+            settings = read_config(find_inputs(self.exchange, study["config"], study["inputs"]))
             torch.set_num_threads(settings.train.threads)
             self.problem = load_problem(settings)
         except Exception as error:  # every trial will say why it could not begin
@@ -51,22 +61,35 @@ class CandidateTrainable(tune.Trainable):
             evaluation = Evaluation(status=FAILED, reason=f"the worker: {self.broken}")
             return {"evaluation": json.dumps(evaluation.to_json()), "done": True}
         watch = _Watch(self.problem.config.ray.epoch_limit_s)
+        checkpoint, state = self.folder.checkpoint(root), self.folder.training(root)
+
+        def after_epoch(_: EpochReport) -> None:
+            self.exchange.offer(state)
+            watch.renew()
+
         try:
+            self.exchange.fetch(state)
             evaluation = evaluate(
                 self.problem,
                 candidate,
-                self.folder.dense_weights,
-                self.folder.checkpoint(root),
+                self.exchange.bring(self.folder.dense_weights),
+                checkpoint,
                 rung=int(self.config["rung"]),
-                state=self.folder.training(root),
-                report=watch.renew,
+                state=state,
+                report=after_epoch,
             )
+            if evaluation.status != FAILED:
+                self.exchange.put(checkpoint)
         except StorageError as error:  # of no candidate's making: the driver ends the search
             return {"storage": str(error), "done": True}
+        except StudyError as error:  # of the exchange alone: `evaluate` reports a candidate's own
+            return {"lost": str(error), "done": True}
         except Exception as error:
             evaluation = Evaluation(status=FAILED, reason=_reason(error))
         finally:
             watch.stop()
+            if self.scratch is not None:
+                shutil.rmtree(checkpoint.parent, ignore_errors=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return {"evaluation": json.dumps(evaluation.to_json()), "done": True}
@@ -75,6 +98,11 @@ class CandidateTrainable(tune.Trainable):
         """Takes the next candidate; nothing of the last one is kept but data."""
         self.config = new_config
         return True
+
+    def cleanup(self) -> None:
+        """Leaves nothing of its own on this node."""
+        if self.scratch is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 class _Watch:
@@ -89,7 +117,7 @@ class _Watch:
         self._timer: threading.Timer | None = None
         self.renew()
 
-    def renew(self, _: EpochReport | None = None) -> None:
+    def renew(self) -> None:
         """Begins the time anew."""
         self.stop()
         if self.limit_s is not None:

@@ -28,8 +28,8 @@ def submit(
     storage: Annotated[
         str,
         typer.Option(
-            help="Folder of all studies, as the cluster sees it: one that the head and every "
-            "worker share, by an absolute path."
+            help="Folder of all studies, as the cluster sees it, by an absolute path: one that the "
+            "head and every worker share, or with study.storage_path the head's own."
         ),
     ],
     address: Address = _ADDRESS,
@@ -65,7 +65,7 @@ def submit(
     if not Path(storage).is_absolute():
         raise ConfigError(
             f"--storage is {storage!r}; allowed: the absolute path of a folder that the head and "
-            "every worker share"
+            "every worker share, or of one of the head's with study.storage_path"
         )
     check_number("--driver-gpus", driver_gpus, low=0)
     changes = {

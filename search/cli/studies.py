@@ -60,6 +60,7 @@ def search(
             print(f"# not set: {setting}")
         return
     from search.evaluate import check_problem, load_problem
+    from search.exchange import Exchange
     from search.mlflow_store import check_tracking
     from search.run import make_space
     from search.study import Study
@@ -70,6 +71,7 @@ def search(
         make_space(problem)
         check_problem(problem)
         check_tracking(settings.mlflow.tracking_uri)
+        Exchange(settings.study.storage_path, folder).check()
     _drive(Study.create(folder, settings), {}, quiet=quiet, as_json=as_json)
 
 
@@ -135,6 +137,7 @@ def export(
 ) -> None:
     """Export a front member: crossfront export lenet5 --select knee --to out/."""
     from search.cli.output import print_json, say
+    from search.exchange import Exchange
     from search.folder import StudyFolder
     from search.report import ratios
     from search.study import Study, values
@@ -143,7 +146,8 @@ def export(
 
     study = Study.open(StudyFolder(storage, name))
     trial = _selected(study, select)
-    checkpoint = study.checkpoint(trial)
+    exchange = Exchange(study.config.study.storage_path, study.folder)
+    checkpoint = exchange.bring(study.checkpoint(trial))
     test = load_dataset(study.config.data).test
     dense = study.dense
     assert dense is not None  # a study with a front has its baseline

@@ -116,11 +116,20 @@ def write(
 
 
 class Driver:
-    """A driver process of the study; its lines of progress are read as they come."""
+    """A driver process of the study; its lines of progress are read as they come.
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+    Args:
+        folder: where it runs.
+        arguments: of Crossfront's command line.
+        prefix: what the command begins with.
+        environment: variables of its own.
+    """
+
+    def __init__(
+        self, folder: Path, *arguments: str, prefix: tuple[str, ...] = (), **environment: str
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "search.cli", *arguments],
+            [*prefix, sys.executable, "-m", "search.cli", *arguments],
             cwd=folder,
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
             stdout=subprocess.DEVNULL,

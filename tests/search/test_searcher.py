@@ -59,6 +59,15 @@ def test_trials_may_end_in_any_order(study: Study) -> None:
     assert [t.values[0] for t in study.trials() if t.values] == [0.1, 0.3]
 
 
+def test_trial_that_a_worker_could_not_hand_over_is_queued_again(study: Study) -> None:
+    searcher = searcher_of(study)
+    for name, found in (("t1", ["interrupted", "waiting"]), ("t2", ["interrupted", "failed"])):
+        searcher.suggest(name)
+        searcher.on_trial_complete(name, {"lost": "the store is away", "done": True})
+        assert [status(t) for t in study.trials()] == found
+    assert study.trials()[1].user_attrs["reason"] == "the store is away"
+
+
 def test_failed_evaluation_fails_with_its_reason(study: Study) -> None:
     searcher = searcher_of(study)
     searcher.suggest("t1")

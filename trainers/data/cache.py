@@ -4,14 +4,19 @@ A cache file is a safetensors file with the four tensors of a `Dataset`. Loading
 into memory without a copy, so that all trials of a node share the pages. The file's name is a
 digest of what it was decoded from; a changed source gets a new file. Writing goes through a
 temporary file and `os.replace`: a reader sees a whole file or none, and a mapping that is in use
-keeps its old file. Processes that find no file at the same time each decode and write the same.
+keeps its old file. Of processes that find no file at the same time one decodes and the others wait.
+Files that were not loaded for a week make room for new ones.
 """
 
+import fcntl
 import hashlib
 import logging
 import os
+import shutil
+import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -28,6 +33,10 @@ _LOG = logging.getLogger(__name__)
 _FORMAT = "1"
 """Part of every key: raise it when the readers decode the same files differently."""
 _SPLITS = ("train", "test")
+_LIMIT_BYTES = 32 << 30
+"""Above this size files that were not loaded for `_KEPT_S` go."""
+_KEPT_S = 7 * 86_400.0
+"""Another node may map a younger file, whose deletion an NFS would not outlast."""
 
 
 def cache_folder(override: str | None = None) -> Path:
@@ -60,13 +69,40 @@ def cached_dataset(
     cached = _load(name, path)
     if cached is not None:
         return cached
-    dataset = decode()
-    try:
-        _write(dataset, path)
-    except (OSError, SafetensorError) as error:
-        _LOG.warning("%s: data cache cannot be written, decoding in memory: %s", path, error)
-        return dataset
+    with _alone(path.with_name(f".{path.name}.lock")):
+        cached = _load(name, path)
+        if cached is not None:
+            return cached
+        dataset = decode()
+        try:
+            _write(dataset, path)
+        except (OSError, SafetensorError) as error:
+            _LOG.warning("%s: data cache cannot be written, decoding in memory: %s", path, error)
+            return dataset
     return _load(name, path) or dataset
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Keeps other processes out until this one leaves; where files cannot be locked, nobody."""
+    file = None
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            file = lock.open("a")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):  # whoever held it before has deleted it
+                if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                    break
+            file.close()
+    except OSError as error:
+        _LOG.warning("%s: cannot be locked, others may decode the same: %s", lock, error)
+    try:
+        yield
+    finally:
+        if file is not None:
+            lock.unlink(missing_ok=True)
+            file.close()
 
 
 def _key(name: str, files: Sequence[Path]) -> str:
@@ -85,6 +121,8 @@ def _key(name: str, files: Sequence[Path]) -> str:
 def _load(name: str, path: Path) -> Dataset[ImageSet] | None:
     """The data set in a cache file, mapped without a copy; None if there is no sound one."""
     try:
+        with suppress(PermissionError):
+            os.utime(path)
         with safe_open(path, framework="pt") as file:
             classes = int(file.metadata()["classes"])
             train, test = (
@@ -111,6 +149,7 @@ def _write(dataset: Dataset[ImageSet], path: Path) -> None:
         tensors[f"{split}_images"] = images.images.contiguous()
         tensors[f"{split}_labels"] = images.labels.contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
+    _make_room(path.parent, sum(tensor.nbytes for tensor in tensors.values()))
     # A name of its own for each writer, on the same file system, as os.replace needs.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -120,3 +159,16 @@ def _write(dataset: Dataset[ImageSet], path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_room(folder: Path, size: int) -> None:
+    """Deletes files that nobody wants any more until so many bytes fit in, oldest first."""
+    found = [(path, path.stat()) for path in folder.iterdir() if path.is_file()]
+    total = sum(status.st_size for _, status in found) + size
+    free = shutil.disk_usage(folder).free
+    for path, status in sorted(found, key=lambda entry: entry[1].st_mtime):
+        fits = total <= _LIMIT_BYTES and size <= free
+        if fits or time.time() - status.st_mtime < _KEPT_S:
+            return
+        path.unlink(missing_ok=True)
+        total, free = total - status.st_size, free + status.st_size

@@ -29,6 +29,8 @@ import torch
 
 from search.config import load_config
 from search.evaluate import Evaluation, Problem, evaluate, load_problem, train_dense
+from search.exchange import Exchange
+from search.exchange import Exchange
 from search.folder import StudyFolder
 from search.run import drop_checkpoints_off_front, make_space
 from search.study import Study
@@ -121,7 +123,7 @@ def search(
             state=folder.training(proposal.root),
         )
         study.finish(proposal.number, found)
-        drop_checkpoints_off_front(study)
+        drop_checkpoints_off_front(study, Exchange(None, study.folder))
         row = {
             "strategy": name,
             "seed": seed,

@@ -1,5 +1,9 @@
 import logging
 import os
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -138,6 +142,106 @@ def test_cache_folder_that_cannot_be_made_is_only_warned_about(
     with caplog.at_level(logging.WARNING):
         assert len(source.load().train) == 4
     assert "cannot be written" in caplog.text
+
+
+SLOW_SOURCE = """
+import sys, time
+from pathlib import Path
+import torch
+from trainers.data.cache import cached_dataset
+from trainers.data.dataset import Dataset, ImageSet
+
+folder = Path(sys.argv[1])
+
+def decode():
+    with (folder / "decoded").open("a") as file:
+        file.write("x")
+    while len(list(folder.glob("ready-*"))) < 2:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    train, test = (
+        ImageSet(
+            name="toy",
+            images=torch.full((9, 1, 2, 2), 7, dtype=torch.uint8),
+            labels=torch.zeros(9).long(),
+            classes=2,
+        )
+        for _ in range(2)
+    )
+    return Dataset(name="toy", train=train, test=test)
+
+(folder / f"ready-{sys.argv[2]}").touch()
+dataset = cached_dataset("toy", [folder / "source"], decode, folder=folder / "cache")
+print(int(dataset.train.images.sum()))
+"""
+
+
+def test_two_processes_decode_once(tmp_path: Path) -> None:
+    (tmp_path / "source").touch()
+    command = [sys.executable, "-c", SLOW_SOURCE, str(tmp_path)]
+    workers = [
+        subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in "ab"
+    ]
+    answers = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert answers == ["252\n", "252\n"]
+    assert (tmp_path / "decoded").read_text() == "x"
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_lock_that_was_held_and_deleted_is_taken_anew(source: Source) -> None:
+    """As by a process that waits while another one finishes."""
+    lock = source.folder / "lock"
+    with cache._alone(lock):
+        lock.unlink()
+        with cache._alone(lock):
+            assert lock.exists()
+    assert not lock.exists()
+
+
+def old_files(folder: Path) -> list[Path]:
+    """Three files of 400 bytes: not loaded for 9 days, for 8 days, for an hour."""
+    folder.mkdir()
+    found = []
+    for hours in (9 * 24, 8 * 24, 1):
+        found.append(folder / f"toy-{hours}.safetensors")
+        found[-1].write_bytes(bytes(400))
+        then = time.time() - 3600 * hours
+        os.utime(found[-1], (then, then))
+    return found
+
+
+def test_longest_unused_file_goes_where_the_cache_is_full(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oldest, older, young = old_files(source.folder)
+    monkeypatch.setattr(cache, "_LIMIT_BYTES", 1100)
+    source.load()
+    assert not oldest.exists()
+    assert older.exists()
+    monkeypatch.setattr(cache, "_LIMIT_BYTES", 1)
+    source.file.write_bytes(b"another")
+    source.load()
+    assert not older.exists()
+    assert young.exists()
+    assert len(list(source.folder.iterdir())) == 3
+
+
+def test_unused_files_go_where_the_disk_is_full(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oldest, older, young = old_files(source.folder)
+    full = shutil._ntuple_diskusage(1000, 1000, 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
+    source.load()
+    assert (oldest.exists(), older.exists(), young.exists()) == (False, True, True)
+
+
+def test_loading_keeps_a_file_young(source: Source) -> None:
+    source.load()
+    os.utime(source.cached_file(), (1, 1))
+    source.load()
+    assert time.time() - source.cached_file().stat().st_mtime < 60
+    assert source.calls == 1
 
 
 def test_missing_source_is_named(source: Source) -> None:
