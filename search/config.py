@@ -173,6 +173,10 @@ class FidelityConfig:
     scan: int = 0
     """Begin with so many choices of each layer's dimensions alone, everything else at its mildest,
     projected. What `study.sampler = "surrogate"` learns from first."""
+    seeds: int = 1
+    """Once the trials are spent, train each member of the front that was trained at all under so
+    many seeds in all; it stays on the front if its means do, and who takes its place is trained so
+    too. These trainings count against no budget."""
 
     def __post_init__(self) -> None:
         for epochs in self.rungs:
@@ -183,6 +187,7 @@ class FidelityConfig:
             )
         check_number("fidelity.reduction", self.reduction, low=2, integer=True)
         check_number("fidelity.scan", self.scan, low=0, integer=True)
+        check_number("fidelity.seeds", self.seeds, low=1, integer=True)
         if self.scan and not self.projection:
             raise ConfigError(
                 f"fidelity.scan is {self.scan}; allowed without fidelity.projection: 0"
