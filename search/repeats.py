@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
-__all__ = ["REPEATED", "Repeat", "Spread", "means", "repeat_by", "spreads"]
+__all__ = ["REPEATED", "Repeat", "Spread", "repeat_by", "spreads"]
 
 REPEATED = "repeated"
 """The status of a repeat that has measured."""
@@ -34,8 +34,8 @@ class Spread:
     """What one objective came to over several seeds."""
 
     mean: float
-    low: float
-    high: float
+    min: float
+    max: float
 
 
 def repeat_by(trial: FrozenTrial) -> Repeat | None:
@@ -48,11 +48,6 @@ def spreads(measured: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
     """Mean and limits of each value that was measured one or more times."""
     found = {name: [values[name] for values in measured] for name in measured[0]}
     return {
-        name: Spread(mean=statistics.fmean(row), low=min(row), high=max(row))
+        name: Spread(mean=statistics.fmean(row), min=min(row), max=max(row))
         for name, row in found.items()
     }
-
-
-def means(found: Mapping[str, Spread]) -> dict[str, float]:
-    """The means alone."""
-    return {name: spread.mean for name, spread in found.items()}

@@ -106,10 +106,11 @@ def _drive(
 ) -> Outcome:
     """`run_study` as the study's first driver, or as one that joins it."""
     if overrides:
-        if not leads and "study" in overrides:
+        shared = [key for name in ("study", "fidelity") for key in overrides.get(name, {})]
+        if not leads and shared:
             raise StudyError(
                 f"study {study.folder.name!r} is being run by another process; its "
-                f"{', '.join(overrides['study'])} can be changed once that has ended"
+                f"{', '.join(shared)} can be changed once that has ended"
             )
         study.reconfigure(overrides, keep=leads)
     problem = load_problem(study.config)
@@ -187,11 +188,15 @@ def make_space(problem: Problem) -> JointSpace:
 
 
 def drop_checkpoints_off_front(study: Study) -> None:
-    """Deletes checkpoints of trials off the front, and training states of trials that ended."""
-    kept = {study.checkpoint(trial).name for trial in study.front()}
-    kept |= {study.checkpoint(trial).name for trial in study.unended()}
+    """Deletes checkpoints of trials off the front, and training states of trials that ended.
+
+    While members are still to be repeated, whoever was measured may take the place of one.
+    """
+    resumable = study.resumable()
+    possible = study.front() if study.settled else study.measured()
+    kept = {study.checkpoint(trial).name for trial in (*possible, *resumable)}
     ended = {study.checkpoint(trial).name for trial in study.ended()}
-    under_way = {study.folder.training(root_of(trial)).name for trial in study.unended()}
+    under_way = {study.folder.training(root_of(trial)).name for trial in resumable}
     for path in (study.folder.path / "checkpoints").iterdir():
         if path.name in ended - kept:
             shutil.rmtree(path, ignore_errors=True)

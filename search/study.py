@@ -38,7 +38,7 @@ from search.evaluate import COMPLETE, FAILED, Evaluation
 from search.folder import StudyFolder, study_names
 from search.front import hypervolume, nondominated
 from search.objectives import ACCURACIES, direction
-from search.repeats import REPEATED, Repeat, Spread, means, repeat_by, spreads
+from search.repeats import REPEATED, Repeat, Spread, repeat_by, spreads
 from search.rungs import goes_on
 from search.storage import make_storage, open_storage
 from spaces.candidate import Candidate
@@ -267,6 +267,10 @@ class Study:
         self._ledger.read(self.trials())
         return self._ledger.epochs
 
+    def measured(self) -> list[FrozenTrial]:
+        """Trials that may be on a front, repeats aside."""
+        return [trial for trial in self.trials() if status(trial) in MEASURED]
+
     def front(self) -> list[FrozenTrial]:
         """Measured trials within all bounds that no other such trial dominates."""
         self._ledger.read(self.trials())
@@ -290,7 +294,8 @@ class Study:
 
     def means(self, trial: FrozenTrial) -> dict[str, float]:
         """What a measured trial stands for on the front: `values`, if it has no repeats."""
-        return means(self.spreads(trial))
+        self._ledger.read(self.trials())
+        return self._ledger.means(trial)
 
     def resumable(self) -> list[FrozenTrial]:
         """Trials whose files a trial goes on with: under way, queued, or to be repeated again."""
@@ -387,8 +392,16 @@ class Study:
         """Whether this driver has nothing left to do, now or later."""
         if self._open or self.exhausted is None:
             return False
-        elsewhere = self._ledger.running or self._ledger.repeating
-        return self.config.fidelity.seeds == 1 or not (elsewhere or self._due())
+        return self.settled
+
+    @property
+    def settled(self) -> bool:
+        """Whether no repeat will change the front any more, though new candidates may."""
+        if self.config.fidelity.seeds == 1:
+            return True
+        if self.exhausted is None or self._ledger.running or self._ledger.repeating:
+            return False
+        return not self._due()
 
     @property
     def exhausted(self) -> str | None:
@@ -751,17 +764,22 @@ class _Ledger:
             return False
         if trial.number not in self.repeats:
             return is_feasible(trial)
-        violations = self._violations(means(self.spreads(trial)))
-        return all(violation <= 0 for violation in violations.values())
+        return all(violation <= 0 for violation in self._violations(self.means(trial)).values())
 
     def _undominated(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        points = [means(self.spreads(trial)) for trial in trials]
+        points = [self.means(trial) for trial in trials]
         return [trials[index] for index in nondominated(points, self._objectives)]
 
     def spreads(self, trial: FrozenTrial) -> dict[str, Spread]:
         """What a measured trial came to over its seeds, by objective."""
         repeats = [t for t in self.repeats.get(trial.number, []) if status(t) == REPEATED]
         return spreads([values(measured) for measured in (trial, *repeats)])
+
+    def means(self, trial: FrozenTrial) -> dict[str, float]:
+        """What a measured trial stands for."""
+        if trial.number not in self.repeats:
+            return values(trial)
+        return {name: spread.mean for name, spread in self.spreads(trial).items()}
 
 
 def status(trial: FrozenTrial) -> str:

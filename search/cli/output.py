@@ -14,7 +14,7 @@ from rich.table import Table
 
 from search.folder import DEFAULT_STORAGE
 from search.objectives import COSTS
-from search.report import ratios
+from search.report import over_seeds, ratios
 from search.rescore import Rescored
 from search.run import Outcome
 from search.study import Study, candidate_of, values
@@ -100,7 +100,9 @@ class StudyDisplay:
 def front_table(study: Study) -> Table:
     """The front, best accuracy first, with the dense network in the last row."""
     dense = study.dense
-    table = _members_table([(trial, values(trial)) for trial in study.front()])
+    front = study.front()
+    spread = {trial.number: over_seeds(study, trial, "accuracy") for trial in front}
+    table = _members_table([(trial, study.means(trial)) for trial in front], spread)
     if dense is not None:
         _add_dense(table, dense.values, _bits(dense.adc_bits))
     return table
@@ -109,7 +111,7 @@ def front_table(study: Study) -> Table:
 def print_rescored(rescored: Rescored) -> None:
     """The front under another ADC law, and who left or joined it."""
     console = Console(width=None if sys.stdout.isatty() else 132)
-    table = _members_table(rescored.front)
+    table = _members_table(rescored.front, {})
     table.title = f"under the ADC law {rescored.law}"
     _add_dense(table, rescored.dense, "")
     console.print(table)
@@ -119,7 +121,10 @@ def print_rescored(rescored: Rescored) -> None:
     console.print(f"hypervolume {rescored.hypervolume:.4f}", highlight=False)
 
 
-def _members_table(members: Sequence[tuple[FrozenTrial, Mapping[str, float]]]) -> Table:
+def _members_table(
+    members: Sequence[tuple[FrozenTrial, Mapping[str, float]]], spread: Mapping[int, str]
+) -> Table:
+    """The members; `spread` says between what limits their accuracies lie, if that is known."""
     table = Table()
     table.add_column("trial", justify="right")
     shown = _shown(members[0][1] if members else {})
@@ -127,6 +132,8 @@ def _members_table(members: Sequence[tuple[FrozenTrial, Mapping[str, float]]]) -
         table.add_column(display_name(name), justify="right")
     table.add_column("crossbar", justify="right")
     table.add_column("ADC bits")
+    if any(spread.values()):
+        table.add_column("accuracy over seeds")
     for trial, found in sorted(members, key=lambda member: -member[1]["accuracy"]):
         spec = candidate_of(trial).plan.default
         table.add_row(
@@ -134,6 +141,7 @@ def _members_table(members: Sequence[tuple[FrozenTrial, Mapping[str, float]]]) -
             *[display_number(name, found[name]) for name in shown],
             f"{spec.wordlines}x{spec.bitlines}",
             _bits(trial.user_attrs["evaluation"]["adc_bits"]),
+            *([spread[trial.number]] if any(spread.values()) else []),
         )
     return table
 
@@ -188,9 +196,9 @@ def _print_ratios(console: Console, study: Study) -> None:
     for name in COSTS:
         table.add_column(name, justify="right")
     best: dict[str, tuple[float, int]] = {}
-    for trial in sorted(front, key=lambda t: -values(t)["accuracy"]):
-        found = ratios(dict(dense.values), values(trial))
-        lost = dense.values["accuracy"] - values(trial)["accuracy"]
+    for trial in sorted(front, key=lambda t: -study.means(t)["accuracy"]):
+        found = ratios(dict(dense.values), study.means(trial))
+        lost = dense.values["accuracy"] - study.means(trial)["accuracy"]
         table.add_row(str(trial.number), f"{lost:.4f}", *[f"{r:.2f}" for r in found.values()])
         if lost <= _WITHIN + 1e-9:
             for name, ratio in found.items():
@@ -228,11 +236,14 @@ def _timing(study: Study, outcome: Outcome) -> list[str]:
 
 
 def _trial_line(study: Study, trial: Any) -> str:
+    from search.repeats import REPEATED, repeat_by
     from search.study import MEASURED, status
 
-    outcome = status(trial)
+    outcome, repeat = status(trial), repeat_by(trial)
     head = f"[{study.spent}/{study.config.study.trials}] trial {trial.number} {outcome}"
-    if outcome not in MEASURED:
+    if repeat is not None:
+        head += f" (trial {repeat.member} under another seed)"
+    if outcome not in (*MEASURED, REPEATED):
         return f"{head}: {trial.user_attrs.get('reason', '')}"
     found = values(trial)
     shown = [f"{n} {display_value(n, found[n])}" for n in study.config.study.objectives]

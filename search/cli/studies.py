@@ -24,6 +24,9 @@ MaxTrials = Annotated[int | None, typer.Option(help="Candidates to evaluate.")]
 TimeBudget = Annotated[
     float | None, typer.Option(help="Seconds to search; trials under way are queued again.")
 ]
+Seeds = Annotated[
+    int | None, typer.Option(help="Train the front under so many seeds once it is found.")
+]
 TrackingUri = Annotated[str | None, typer.Option(help="An MLflow server or database.")]
 Workers = Annotated[int | None, typer.Option(help="Trials at a time.")]
 Address = Annotated[str | None, typer.Option(help="A running Ray cluster; auto: this machine's.")]
@@ -34,6 +37,7 @@ def search(
     name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
     max_trials: MaxTrials = None,
     time_budget: TimeBudget = None,
+    seeds: Seeds = None,
     workers: Workers = None,
     storage: Storage = DEFAULT_STORAGE,
     address: Address = None,
@@ -48,6 +52,7 @@ def search(
 
     overrides = {
         "study": given(name=name, trials=max_trials, time_budget_s=time_budget),
+        "fidelity": given(seeds=seeds),
         "ray": given(workers=workers, address=address),
         "mlflow": given(tracking_uri=tracking_uri),
     }
@@ -75,6 +80,7 @@ def resume(
     name: Annotated[str, typer.Argument(help="The study.")],
     max_trials: MaxTrials = None,
     time_budget: TimeBudget = None,
+    seeds: Seeds = None,
     workers: Workers = None,
     storage: Storage = DEFAULT_STORAGE,
     address: Address = None,
@@ -89,6 +95,7 @@ def resume(
     study = Study.open(StudyFolder(storage, name))
     overrides = {
         "study": given(trials=max_trials, time_budget_s=time_budget),
+        "fidelity": given(seeds=seeds),
         "ray": given(workers=workers, address=address),
         "mlflow": given(tracking_uri=tracking_uri),
     }
@@ -207,8 +214,9 @@ def _drive(
         print_summary(study, outcome)
     if not outcome.complete and study.config.study.time_budget_s is None:
         spent, budget = study.spent, study.config.study.trials
+        then = "" if study.exhausted is None else ", before the front was repeated"
         say(
-            f"interrupted after {spent} of {budget} trials; go on with: "
+            f"interrupted after {spent} of {budget} trials{then}; go on with: "
             f"crossfront resume {study.folder.name}"
         )
         raise typer.Exit(1)
@@ -219,7 +227,6 @@ def _drive(
 def _selected(study: "Study", rule: str) -> Any:
     """The front member that a rule or a trial number names."""
     from search.front import select
-    from search.study import values
 
     front = study.front()
     if rule.isdecimal():
@@ -228,7 +235,7 @@ def _selected(study: "Study", rule: str) -> Any:
                 return trial
         numbers = ", ".join(str(trial.number) for trial in front) or "none"
         raise StudyError(f"trial {rule} is not on the front; front members: {numbers}")
-    chosen = select([values(trial) for trial in front], study.config.study.objectives, rule)
+    chosen = select([study.means(trial) for trial in front], study.config.study.objectives, rule)
     return front[chosen]
 
 

@@ -666,7 +666,7 @@ def test_members_of_the_front_are_repeated_under_other_seeds(tmp_path: Path) -> 
     assert (study.spent, study.epochs, study.counts()["complete"]) == (3, 12, 3)
     assert [t.number for t in study.front()] == [0, 2]
     spread = study.spreads(trial(study, 0))["accuracy"]
-    assert (spread.mean, spread.low, spread.high) == (pytest.approx(0.79), 0.78, 0.8)
+    assert (spread.mean, spread.min, spread.max) == (pytest.approx(0.79), 0.78, 0.8)
     assert {status(t) for t in study.repeats(trial(study, 2))} == {"repeated"}
 
 
@@ -776,7 +776,7 @@ def test_two_drivers_share_the_repeats(tmp_path: Path) -> None:
     proposals = [propose(driver) for driver in (one, other, one, other)]
     assert [propose_none(one), propose_none(other)] == [None, None]
     for driver, proposal in zip((one, other, one, other), proposals, strict=True):
-        assert not (one.over or other.over)
+        assert [one.over, other.over] == [False, False]
         driver.finish(proposal.number, measured(0.8, 0.4, 4))
     assert one.over
     assert other.over

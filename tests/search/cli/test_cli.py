@@ -4,6 +4,7 @@ import sys
 import tomllib
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -544,6 +545,15 @@ def test_pareto_shows_front_ratios_and_what_to_type_next(run: Run, study: Study)
     assert "dense" in answer.out
     assert "crossfront export tiny --select knee --to out/" in answer.out
     assert "ADC law sar_split, policy layer" in answer.out
+
+
+def test_pareto_shows_means_and_limits_over_seeds(run: Run, tmp_path: Path) -> None:
+    study = new_study(tmp_path / "studies", {"fidelity": {"seeds": 2}}, trials=1)
+    for accuracy in (0.85, 0.8):
+        try_one(study, replace(done(accuracy, 0.5), epochs=1))
+    answer = run("pareto", "tiny")
+    assert "0.8250" in answer.out
+    assert "0.8000 to 0.8500, n=2" in " ".join(answer.out.split())
 
 
 def test_pareto_finds_a_study_in_another_storage(run: Run, tmp_path: Path) -> None:
