@@ -76,6 +76,9 @@ class StudySection:
     journal file in the storage folder). Networks stay in the storage folder in any case."""
     uniform_starts: bool = True
     """Begin with the same strength in every layer, one candidate per strength."""
+    warm_start: tuple[str, ...] = ()
+    """Studies in the same storage folder whose front members are tried first, where the space has
+    them."""
     accuracy_window: float = 0.1
     """The hypervolume's reference point lies this far below the dense accuracy."""
 

@@ -16,6 +16,7 @@ from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.report import write_report, write_tables
 from search.study import Study, root_of, seconds_of
 from search.tracking import MlflowMirror
+from search.warm_start import warm_starts
 from spaces.joint import JointSpace
 
 __all__ = ["Display", "Outcome", "Silent", "run_study"]
@@ -131,6 +132,10 @@ def _drive(
         searcher_s, error = 0.0, None
         if not study.over:
             searcher_s, error = _search(study, problem, mirror, display)
+        else:
+            display.message(
+                f"study {study.folder.name!r} has nothing left to do: {study.exhausted}"
+            )
         search_s = time.perf_counter() - started
         study.leave()
         complete = study.over
@@ -226,6 +231,9 @@ def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
     if dense.status == FAILED:
         raise StudyError(f"the dense baseline failed: {dense.reason}")
     space = make_space(problem)
+    for start in warm_starts(study.folder, study.config, space):
+        display.message(start.text)
+        study.enqueue(start.parameters, source=start.study)
     if study.config.fidelity.scan:
         study.enqueue(space.scan(study.config.fidelity.scan), scan=True)
     if study.config.study.uniform_starts:
@@ -255,6 +263,7 @@ def _search(
 
     config = study.config.ray
     space, sampler = make_space(problem), None
+    study.check_space(space.describe())
     if study.config.study.sampler == "surrogate":
         from search.surrogate import SurrogateSampler
 

@@ -30,14 +30,14 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hwmodel.errors import StudyError
-from hwmodel.records import merge_tables
+from hwmodel.errors import ConfigError, StudyError
+from hwmodel.records import differences, listed, merge_tables
 from search.config import StudyConfig, read_config
 from search.drivers import Driver, exclusive, is_alive
 from search.evaluate import COMPLETE, FAILED, Evaluation
 from search.folder import StudyFolder, study_names
 from search.front import hypervolume, nondominated
-from search.objectives import ACCURACIES, direction
+from search.objectives import ACCURACIES, direction, parse_bound
 from search.repeats import REPEATED, Repeat, Spread, repeat_by, spreads
 from search.rungs import goes_on
 from search.storage import make_storage, open_storage
@@ -66,7 +66,9 @@ _PRUNED = "pruned"
 _PROJECTED = "projected"
 MEASURED = (COMPLETE, _PRUNED, _PROJECTED)
 """Outcomes of trials that have values."""
+_SPACE = "space"
 _PROPOSALS_PER_SUGGESTION = 500
+_OTHER_VERSION = "go on with the version that made it, or search anew under another name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,9 +130,14 @@ class Study:
             StudyError: the name exists, or the storage cannot be written.
         """
         if folder.exists:
+            there = cls.open(folder).config.to_json()
+            differing = differences(there, config.to_json())
             raise StudyError(
-                f"study {folder.name!r} exists in {str(folder.storage)!r}; go on with 'crossfront "
-                f"resume {folder.name}', or choose another name with --name"
+                f"study {folder.name!r} exists in {str(folder.storage)!r}"
+                + (f" with other settings ({listed(differing)})" if differing else "")
+                + f"; go on with 'crossfront resume {folder.name}'"
+                + (", which keeps its own" if differing else "")
+                + ", or choose another name with --name"
             )
         folder.make()
         try:
@@ -174,10 +181,16 @@ class Study:
             )
         if header.get("format") != FORMAT:
             raise StudyError(
-                f"study {folder.name!r} has format {header.get('format')!r}; "
-                f"this version reads {FORMAT}"
+                f"study {folder.name!r} has format {header.get('format')!r}; this version reads "
+                f"{FORMAT}; {_OTHER_VERSION}"
             )
-        config = read_config(header["config"])
+        try:
+            config = read_config(header["config"])
+        except ConfigError as error:
+            raise StudyError(
+                f"study {folder.name!r} has settings that this version does not know: {error}; "
+                f"{_OTHER_VERSION}"
+            ) from None
         handle.sampler = _sampler(config, asked=len(handle.get_trials(deepcopy=False)))
         return cls(folder, handle, config)
 
@@ -207,7 +220,14 @@ class Study:
         return self._dense
 
     def set_dense(self, evaluation: Evaluation) -> None:
-        """Records the dense baseline."""
+        """Records the dense baseline.
+
+        Raises:
+            StudyError: it measured something that is no number.
+        """
+        reason = _not_finite(evaluation.values)
+        if reason is not None:
+            raise StudyError(f"the dense baseline's {reason}")
         self._handle.set_user_attr(_DENSE, evaluation.to_json())
         self._dense = evaluation
 
@@ -220,6 +240,25 @@ class Study:
             name: max(0.0, dense[name] - window) if name in ACCURACIES else dense[name]
             for name in self.config.study.objectives
         }
+
+    def check_space(self, choices: Mapping[str, Sequence[Any]]) -> None:
+        """Refuses a space other than the one that the study's candidates are from.
+
+        Args:
+            choices: of each dimension, by name.
+
+        Raises:
+            StudyError: naming the dimensions that differ.
+        """
+        here = {name: list(values) for name, values in choices.items()}
+        there = self._handle.user_attrs.get(_SPACE)
+        if there is None:
+            self._handle.set_user_attr(_SPACE, here)
+        elif there != here:
+            raise StudyError(
+                f"study {self.folder.name!r} was made with another space "
+                f"({listed(differences(there, here))}); {_OTHER_VERSION}"
+            )
 
     def note(self, key: str, value: Any) -> None:
         """Remembers a JSON value under a key of the caller's own."""
@@ -297,6 +336,12 @@ class Study:
         self._ledger.read(self.trials())
         return self._ledger.means(trial)
 
+    def violations(self, trial: FrozenTrial) -> Mapping[str, float]:
+        """By how much an ended trial breaks each bound that it was held against, by its text."""
+        if self.repeats(trial):
+            return self._violations(self.means(trial), self._dense_values())
+        return trial.constraints
+
     def resumable(self) -> list[FrozenTrial]:
         """Trials whose files a trial goes on with: under way, queued, or to be repeated again."""
         due = set(self._due())
@@ -309,15 +354,19 @@ class Study:
 
     # What the driver does.
 
-    def enqueue(self, parameters: list[dict[str, Any]], *, scan: bool = False) -> None:
+    def enqueue(
+        self, parameters: Sequence[dict[str, Any]], *, scan: bool = False, source: str | None = None
+    ) -> None:
         """Queues parameters to be tried first.
 
         Args:
             parameters: of each candidate.
             scan: they are measured on the first rung only, and do not count.
+            source: the study that they are from.
         """
+        attributes: dict[str, Any] = {"scan": True} if scan else {}
+        attributes |= {} if source is None else {"warm_start": source}
         for fixed in parameters:
-            attributes = {"scan": True} if scan else {}
             self._handle.enqueue_trial(fixed, user_attrs=attributes, skip_if_exists=True)
 
     def join(self) -> None:
@@ -354,6 +403,7 @@ class Study:
             StudyError: hundreds of candidates in a row break the same bound.
         """
         blamed: Counter[str] = Counter()
+        nearest: dict[str, float] = {}
         for _ in range(_PROPOSALS_PER_SUGGESTION):
             again = self._next_rung()
             if again is not None:
@@ -378,13 +428,15 @@ class Study:
                 return self._proposal(trial.number)
             blamed.update(broken)
             for bound, violation in violations.items():
+                nearest[bound] = min(violation, nearest.get(bound, violation))
                 trial.set_constraint(bound, violation)
             trial.set_user_attr("reason", f"breaks {', '.join(broken)} before training")
             self._end(trial, TrialState.PRUNED, _INFEASIBLE)
         bound, times = blamed.most_common(1)[0]
         raise StudyError(
-            f"{times} of {_PROPOSALS_PER_SUGGESTION} candidates in a row break {bound!r}; "
-            "loosen that constraint or widen the space"
+            f"{times} of {_PROPOSALS_PER_SUGGESTION} candidates in a row break {bound!r}, of which "
+            f"the nearest came to {parse_bound(bound).at(nearest[bound])}; loosen that constraint "
+            "or widen the space"
         )
 
     @property
@@ -408,24 +460,23 @@ class Study:
         """Why no further candidates are asked for; None while they are."""
         goal = self.config.study
         if self.spent >= goal.trials:
-            return f"{goal.trials} trials are spent"
+            return f"{self.spent} of {goal.trials} trials are spent (more: --max-trials)"
         if goal.epochs is not None and self.epochs >= goal.epochs:
-            return f"{goal.epochs} epochs of training are spent"
+            return f"{goal.epochs} epochs of training are spent (more: --max-epochs)"
         volumes = self._ledger.volumes
         if goal.least_gain is not None and len(volumes) > goal.gain_trials:
             before, now = volumes[-1 - goal.gain_trials], volumes[-1]
             if now - before < goal.least_gain * before:
                 return (
                     f"the hypervolume has grown by less than {goal.least_gain:g} of itself over "
-                    f"{goal.gain_trials} trials"
+                    f"{goal.gain_trials} trials (on all the same: --least-gain 0)"
                 )
         return None
 
     def finish(self, number: int, evaluation: Evaluation) -> None:
         """Records what a trial measured on its rung, and decides what becomes of it."""
-        broken = [name for name, value in evaluation.values.items() if not math.isfinite(value)]
-        if broken:
-            reason = f"{broken[0]} is {evaluation.values[broken[0]]}; allowed: a finite number"
+        reason = _not_finite(evaluation.values)
+        if reason is not None:
             evaluation = Evaluation(status=FAILED, reason=reason, seconds=evaluation.seconds)
         found = self._open[number]
         if evaluation.status == FAILED:
@@ -822,6 +873,14 @@ def root_of(trial: FrozenTrial) -> int:
 def candidate_of(trial: FrozenTrial) -> Candidate:
     """The candidate of a trial."""
     return Candidate.from_json(trial.user_attrs["candidate"])
+
+
+def _not_finite(found: Mapping[str, float]) -> str | None:
+    """What is wrong with values of which one is no number."""
+    for name, value in found.items():
+        if not math.isfinite(value):
+            return f"{name} is {value}; allowed: a finite number"
+    return None
 
 
 def _sampler(config: StudyConfig, asked: int = 0) -> optuna.samplers.BaseSampler:

@@ -175,6 +175,30 @@ class JointSpace:
             seed=seed,
         )
 
+    def describe(self) -> dict[str, list[Any]]:
+        """What tells this space from others: the choices of each dimension, the layers' sizes."""
+        found: dict[str, list[Any]] = {
+            f"{shape.name}'s rows and outputs": [shape.rows, shape.outputs]
+            for shape in self.shapes.values()
+        }
+        for index in range(len(self.methods)):
+            mildest = _Mildest({**self._base_sizes(), "method": index})
+            self.suggest(mildest, seed=0)
+            found |= {name: list(self._choices_of(name)) for name in mildest.parameters}
+        return found
+
+    def parameters(self, candidate: Candidate) -> dict[str, int] | None:
+        """Parameters that mean this candidate, whatever its seed; None if none do."""
+        wanted = _Wanted(self._choices_of, candidate)
+        found = self.suggest(wanted, candidate.seed)
+        names = [*self.shapes, *candidate.layers]
+        same = (found.network, found.method) == (candidate.network, candidate.method) and all(
+            found.plan[name] == candidate.plan[name]
+            and found.layers.get(name) == candidate.layers.get(name, LayerSetting())
+            for name in names
+        )
+        return wanted.parameters if same else None
+
     def starts(self) -> list[dict[str, Any]]:
         """The same step of every layer's choices, mildest first, on the base's own crossbar."""
         starts = []
@@ -211,6 +235,16 @@ class JointSpace:
                 stride = max(1, -(-len(others) // steps))
                 found += [{**mildest.parameters, name: value} for value in others[::stride]]
         return found
+
+    def _choices_of(self, dimension: str) -> Sequence[Any]:
+        """What the indices of a dimension mean."""
+        layer, _, kind = dimension.rpartition(".")
+        if kind == "method":
+            return self.methods
+        own = self._choices.get(layer)
+        known = kind in KINDS and own is not None
+        choices: Sequence[Any] = getattr(own if known else self.config, kind)
+        return choices
 
     def _base_sizes(self) -> dict[str, int]:
         """The choices nearest to the base's own crossbar."""
@@ -314,6 +348,32 @@ class _Mildest:
         mild = low if kind == "block_size" else high
         self.parameters[name] = self.sizes.get(kind, mild)
         self.choices[name] = range(low, high + 1)
+        return self.parameters[name]
+
+
+class _Wanted:
+    """A suggester of what a candidate has; it records the parameters.
+
+    Args:
+        choices: of a dimension, by its name.
+        candidate: a setting that it leaves open is taken at its mildest, like one that the space
+            does not have.
+    """
+
+    def __init__(self, choices: Callable[[str], Sequence[Any]], candidate: Candidate) -> None:
+        self._choices = choices
+        self._candidate = candidate
+        self.parameters: dict[str, int] = {}
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        layer, _, kind = name.rpartition(".")
+        candidate, choices = self._candidate, self._choices(name)
+        holder: Any = candidate if kind == "method" else candidate.plan[layer]
+        if kind in KINDS:
+            holder = candidate.layers.get(layer, LayerSetting())
+        wanted = getattr(holder, kind)
+        mildest = low if kind == "block_size" else high
+        self.parameters[name] = choices.index(wanted) if wanted in choices else mildest
         return self.parameters[name]
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from search.blame import why_empty
 from search.folder import DEFAULT_STORAGE
 from search.objectives import COSTS
 from search.report import over_seeds, ratios
@@ -133,7 +134,7 @@ def _members_table(
     table.add_column("crossbar", justify="right")
     table.add_column("ADC bits")
     if any(spread.values()):
-        table.add_column("accuracy over seeds")
+        table.add_column("accuracy over seeds", no_wrap=True)
     for trial, found in sorted(members, key=lambda member: -member[1]["accuracy"]):
         spec = candidate_of(trial).plan.default
         table.add_row(
@@ -165,7 +166,8 @@ def print_summary(study: Study, outcome: Outcome | None) -> None:
         _print_ratios(console, study)
     else:
         counts = ", ".join(f"{count} {what}" for what, count in study.counts().items())
-        console.print(f"no trial is on the front: {counts}; see 'reason' in trials.parquet")
+        empty = f"no trial is on the front ({counts}): {why_empty(study)}"
+        console.print(empty, markup=False, highlight=False, soft_wrap=True)
     name, folder = study.folder.name, study.folder
     lines = []
     if outcome is not None:

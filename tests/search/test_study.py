@@ -57,6 +57,42 @@ def test_study_is_not_created_twice(study: Study) -> None:
         Study.create(study.folder, study.config)
 
 
+def test_taken_name_says_which_settings_differ(study: Study) -> None:
+    other = study_config({"space": {"wordlines": [32]}}, trials=99)
+    with pytest.raises(StudyError) as error:
+        Study.create(study.folder, other)
+    message = str(error.value)
+    assert "space.wordlines is [32, 64, 128, 256, 512] there, [32] here" in message
+    assert "study.trials is 12 there, 99 here" in message
+    assert "seed" not in message
+
+
+def test_settings_of_another_version_are_refused(study: Study) -> None:
+    tables = {**study.config.to_json(), "fidelity": {"rings": [1]}}
+    study._handle.set_user_attr("crossfront", {"format": FORMAT, "config": tables})
+    with pytest.raises(StudyError, match=r"'tiny' has settings that .*'rings'.*the version that"):
+        reopened(study)
+
+
+def test_another_space_is_refused_by_what_differs(study: Study) -> None:
+    space = {"wordlines": [32, 64], "fc1.nonzeros": [1, 2]}
+    study.check_space(space)
+    reopened(study).check_space(space)
+    with pytest.raises(StudyError) as error:
+        reopened(study).check_space({"wordlines": [32, 128], "fc9.nonzeros": [1, 2]})
+    message = str(error.value)
+    assert "fc1.nonzeros is [1, 2] there, not set here" in message
+    assert "fc9.nonzeros is not set there, [1, 2] here" in message
+    assert "wordlines is [32, 64] there, [32, 128] here" in message
+
+
+def test_dense_baseline_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    study = new_study(tmp_path, dense=False)
+    with pytest.raises(StudyError, match="the dense baseline's power is nan; allowed: a finite"):
+        study.set_dense(done(0.9, 1.0, power=float("nan")))
+    assert study.dense is None
+
+
 def test_missing_study_names_those_that_are_there(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"no study 'x' .*studies there: none"):
         Study.open(StudyFolder(tmp_path, "x"))
@@ -221,7 +257,9 @@ def test_bounds_on_accuracy_wait_for_the_training(tmp_path: Path) -> None:
 
 def test_hundreds_of_infeasible_candidates_name_the_bound(tmp_path: Path) -> None:
     study = new_study(tmp_path, constraints=["area <= 1.5x", "power <= 0.005x"])
-    with pytest.raises(StudyError, match=r"500 of 500 .* break 'power <= 0\.005x'; loosen"):
+    with pytest.raises(
+        StudyError, match=r"500 of 500 .* break 'power <= 0\.005x', .* came to 0\.01x; loosen"
+    ):
         study.propose(Ladder(), price, DENSE_VALUES)
     assert study.counts()["infeasible"] == 500
     assert study.spent == 0
@@ -607,7 +645,7 @@ def test_study_ends_by_its_epochs(tmp_path: Path) -> None:
     study = new_study(tmp_path, RUNGS, trials=100, epochs=20)
     spend(study)
     assert 20 <= study.epochs <= 24
-    assert study.exhausted == "20 epochs of training are spent"
+    assert study.exhausted == "20 epochs of training are spent (more: --max-epochs)"
 
 
 def test_study_ends_when_the_hypervolume_no_longer_grows(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwmodel.crossbar import CrossbarSpec
+from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
 from hwmodel.errors import ConfigError, SpecError
 from hwmodel.geometry import LayerShape
 from spaces import Candidate, JointSpace, LayerSetting, SpaceConfig
@@ -218,6 +218,32 @@ def test_starts_are_accepted_by_optuna_and_reproduce(kind: str) -> None:
         assert trial.params == parameters
         assert candidate == built.suggest(Fixed(**parameters), seed=3)
         study.tell(trial, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["global", "per-layer", "cells"])
+def test_candidates_lead_back_to_their_parameters(kind: str) -> None:
+    joint = space(CHOICES[kind], methods=["tinyadc", "circulant", "admm-nn"])
+    for seed in range(20):
+        candidate = joint.suggest(Recorder(seed), seed)
+        parameters = joint.parameters(candidate)
+        assert parameters is not None
+        assert joint.suggest(Fixed(**parameters), seed) == candidate
+        assert joint.describe().keys() >= parameters.keys()
+
+
+def test_candidate_of_another_space_has_no_parameters_here() -> None:
+    joint = space(SpaceConfig(nonzeros=(2, 5), wordlines=(128,), bitlines=(128,)))
+    candidate = joint.suggest(Recorder(0), 0)
+    assert joint.parameters(candidate) is not None
+    first, *_ = joint.shapes
+    others = (
+        replace(candidate, network="another"),
+        replace(candidate, method="dub"),
+        replace(candidate, plan=CrossbarPlan(default=replace(joint.base, wordlines=64))),
+        replace(candidate, layers={**candidate.layers, "conv9": LayerSetting()}),
+        replace(candidate, layers={**candidate.layers, first: LayerSetting(nonzeros=3)}),
+    )
+    assert [joint.parameters(other) for other in others] == [None] * len(others)
 
 
 def test_starts_lie_on_the_base_crossbar_and_every_second_prunes_structure() -> None:

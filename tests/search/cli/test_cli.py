@@ -1,5 +1,6 @@
 import fcntl
 import json
+import shutil
 import sys
 import tomllib
 import warnings
@@ -498,10 +499,17 @@ def test_missing_dense_weights_leave_no_study(
     assert list(tmp_path.rglob("journal.log")) == []
 
 
+def test_warm_start_from_nothing_leaves_no_study(run: Run, study: Study) -> None:
+    write(TINY)
+    message = one_line(run("search", "tiny.toml", "--name", "new", "--warm-start", "old"))
+    assert "no study 'old' in 'studies'; studies there: tiny" in message
+    assert not (study.folder.storage / "new").exists()
+
+
 def test_name_that_is_taken_is_refused(run: Run, study: Study) -> None:
     write(TINY)
     message = one_line(run("search", "tiny.toml", "--name", "tiny"))
-    assert "study 'tiny' exists in 'studies'" in message
+    assert "study 'tiny' exists in 'studies' with other settings (" in message
     assert "crossfront resume tiny" in message
 
 
@@ -565,6 +573,27 @@ def test_pareto_finds_a_study_in_another_storage(run: Run, tmp_path: Path) -> No
     assert "studies there: far" in message
 
 
+def test_empty_front_says_which_bound_is_to_blame(run: Run, tmp_path: Path) -> None:
+    study = new_study(tmp_path / "studies", constraints=["accuracy >= 0.99"])
+    try_one(study, done(0.8, 0.5))
+    blame = "'accuracy >= 0.99' excludes 1 of 1 trials (nearest: 0.8)"
+    assert blame in run("pareto", "tiny").out
+    assert blame in one_line(run("export", "tiny", "--to", "out"))
+
+
+def test_spent_budget_says_so_and_how_to_give_more(
+    run: Run, tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = new_study(tmp_path / "studies", trials=1)
+    shutil.copy(empty_database, study.folder.storage / "mlflow.db")
+    study.folder.dense_weights.touch()
+    try_one(study, done(0.8, 0.5))
+    monkeypatch.setattr("search.run.load_problem", lambda config: None)
+    answer = run("resume", "tiny")
+    assert answer.code == 0
+    assert "nothing left to do: 1 of 1 trials are spent (more: --max-trials)" in answer.err
+
+
 @pytest.mark.parametrize("dense", [True, False])
 def test_pareto_of_a_study_without_results(run: Run, tmp_path: Path, dense: bool) -> None:
     new_study(tmp_path / "studies", dense=dense)
@@ -593,7 +622,7 @@ def test_export_of_nothing_is_refused(
 def test_export_of_an_empty_front_is_refused(run: Run, tmp_path: Path) -> None:
     new_study(tmp_path / "studies")
     assert "front is empty" in one_line(run("export", "tiny", "--to", "out"))
-    assert "front members: none" in one_line(run("export", "tiny", "--select=0", "--to", "out"))
+    assert "front is empty" in one_line(run("export", "tiny", "--select=0", "--to", "out"))
 
 
 def test_export_without_its_checkpoint_names_the_file(
