@@ -234,8 +234,11 @@ def _ensure_dense(study: Study, problem: Problem, display: Display) -> float:
     for start in warm_starts(study.folder, study.config, space):
         display.message(start.text)
         study.enqueue(start.parameters, source=start.study)
-    if study.config.fidelity.scan:
-        study.enqueue(space.scan(study.config.fidelity.scan), scan=True)
+    fidelity = study.config.fidelity
+    if fidelity.scan:
+        scan = space.scan(fidelity.scan, fidelity.scan_sizes)
+        display.message(f"the scan is {len(scan)} candidates, projected and not trained")
+        study.enqueue(scan, scan=True)
     if study.config.study.uniform_starts:
         study.enqueue(space.starts())
     study.set_dense(dense)

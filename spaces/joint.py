@@ -14,7 +14,7 @@ from hwmodel.errors import ConfigError
 from hwmodel.geometry import LayerShape, whole_crossbars
 from spaces.candidate import Candidate, LayerSetting
 from spaces.space import Suggester
-from spaces.strength import KINDS, dense_adc_bits
+from spaces.strength import BY_SEGMENT, KINDS, dense_adc_bits
 from trainers.methods import STRENGTHS, method_entry
 
 __all__ = ["JointSpace", "LayerSpace", "SpaceConfig"]
@@ -212,28 +212,51 @@ class JointSpace:
                 starts.append(fixed.parameters)
         return starts
 
-    def scan(self, steps: int) -> list[dict[str, Any]]:
-        """Each dimension of each layer alone, on the base's own crossbar, the rest at its mildest.
+    def scan(self, steps: int, sizes: int = 0) -> list[dict[str, Any]]:
+        """Each dimension of each layer alone, the rest at its mildest.
+
+        First on the base's own crossbar. Then what is counted by segment on other heights, and
+        shares of outputs on other widths: nothing else of accuracy depends on a crossbar's size.
 
         Args:
             steps: choices to try of each dimension, the strongest first and the rest spread evenly;
                 its mildest is not one of them.
+            sizes: heights and widths to try beside the base's, from the smallest to the largest.
         """
+        return [
+            parameters
+            for index in range(len(self.methods))
+            for crossbar, kinds in self._scanned_crossbars(sizes)
+            for parameters in self._scan_on({**crossbar, "method": index}, kinds, steps)
+        ]
+
+    def _scan_on(
+        self, fixed: Mapping[str, int], kinds: Sequence[str], steps: int
+    ) -> list[dict[str, Any]]:
+        """The mildest candidate of a method on a crossbar, and what changes one thing of it."""
+        mildest = _Mildest(fixed)
+        self.suggest(mildest, seed=0)
         found = []
-        sizes = self._base_sizes()
-        for index in range(len(self.methods)):
-            mildest = _Mildest({**sizes, "method": index})
-            self.suggest(mildest, seed=0)
-            found.append(mildest.parameters)
-            for name in mildest.parameters:
-                kind = name.split(".")[-1]
-                if kind not in KINDS:
-                    continue
-                others = [v for v in mildest.choices[name] if v != mildest.parameters[name]]
-                if kind == "block_size":
-                    others.reverse()
-                stride = max(1, -(-len(others) // steps))
-                found += [{**mildest.parameters, name: value} for value in others[::stride]]
+        for name in mildest.parameters:
+            kind = name.split(".")[-1]
+            if kind not in kinds:
+                continue
+            others = [v for v in mildest.choices[name] if v != mildest.parameters[name]]
+            if kind == "block_size":
+                others.reverse()
+            stride = max(1, -(-len(others) // steps))
+            found += [{**mildest.parameters, name: value} for value in others[::stride]]
+        return [mildest.parameters, *found] if found or kinds is KINDS else []
+
+    def _scanned_crossbars(self, count: int) -> list[tuple[dict[str, int], Sequence[str]]]:
+        """The crossbars to scan, the base's own first, and what to scan on each."""
+        base = self._base_sizes()
+        found: list[tuple[dict[str, int], Sequence[str]]] = [(base, KINDS)]
+        for size, kinds in (("wordlines", BY_SEGMENT), ("bitlines", ("kept_filters",))):
+            others = [i for i in range(len(getattr(self.config, size))) if i != base[size]]
+            step = (len(others) - 1) / max(count - 1, 1)
+            chosen = sorted({others[round(i * step)] for i in range(count)} if others else ())
+            found += [({**base, size: index}, kinds) for index in chosen]
         return found
 
     def _choices_of(self, dimension: str) -> Sequence[Any]:

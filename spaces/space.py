@@ -31,8 +31,11 @@ class Space(Protocol):
     def parameters(self, candidate: Candidate) -> dict[str, int] | None:
         """Parameters that mean this candidate, whatever its seed; None if none do."""
 
-    def scan(self, steps: int) -> list[dict[str, Any]]:
-        """Parameters of candidates that change one thing each, in so many steps."""
+    def scan(self, steps: int, sizes: int) -> list[dict[str, Any]]:
+        """Parameters of candidates that change one thing each, in so many steps.
+
+        On so many crossbar heights and widths beside the usual one.
+        """
 
 
 class Drawn:

@@ -15,10 +15,11 @@ from rich.table import Table
 from search.blame import why_empty
 from search.folder import DEFAULT_STORAGE
 from search.objectives import COSTS
+from search.repeats import REPEATED, repeat_by
 from search.report import over_seeds, ratios
 from search.rescore import Rescored
 from search.run import Outcome
-from search.study import Study, candidate_of, values
+from search.study import MEASURED, Study, candidate_of, status, values
 from search.units import display_name, display_number, display_value
 
 __all__ = [
@@ -75,7 +76,12 @@ class StudyDisplay:
         self._shown.update(trial.number for trial in new)
         if not self._console.is_terminal:
             for trial in new:
-                self.message(_trial_line(study, trial))
+                if not trial.user_attrs.get("scan"):
+                    self.message(_trial_line(study, trial))
+            if any(trial.user_attrs.get("scan") for trial in new):
+                measured, left = _scanned(study)
+                if left == 0:
+                    self.message(f"the scan is done: {measured} candidates are measured")
             return
         if self._live is None:
             self._live = Live(console=self._console, refresh_per_second=2, transient=True)
@@ -94,6 +100,9 @@ class StudyDisplay:
         elapsed = time.monotonic() - self._started
         table = front_table(study)
         table.title = f"{study.folder.name}: {study.spent}/{budget} trials ({counts or 'none yet'})"
+        measured, left = _scanned(study)
+        if left:
+            table.title += f", scanned {measured} of {measured + left}"
         table.caption = f"{elapsed:.0f} s, hypervolume {study.hypervolume():.4f}"
         return table
 
@@ -237,10 +246,14 @@ def _timing(study: Study, outcome: Outcome) -> list[str]:
     ]
 
 
-def _trial_line(study: Study, trial: Any) -> str:
-    from search.repeats import REPEATED, repeat_by
-    from search.study import MEASURED, status
+def _scanned(study: Study) -> tuple[int, int]:
+    """How many candidates of the scan are measured, and how many are still to be."""
+    scan = [trial for trial in study.trials() if trial.user_attrs.get("scan")]
+    left = sum(not trial.state.is_finished() for trial in scan)
+    return sum(status(trial) == "projected" for trial in scan), left
 
+
+def _trial_line(study: Study, trial: Any) -> str:
     outcome, repeat = status(trial), repeat_by(trial)
     head = f"[{study.spent}/{study.config.study.trials}] trial {trial.number} {outcome}"
     if repeat is not None:

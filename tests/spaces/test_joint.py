@@ -425,6 +425,38 @@ def test_optuna_chooses_among_all_methods() -> None:
     assert seen == set(ALL)
 
 
+def test_scan_changes_one_thing_of_the_mildest() -> None:
+    joint = space()
+    mildest, *others = joint.scan(2)
+    assert joint.suggest(Fixed(**mildest), 0).plan.default == BASE
+    assert len(others) == 14  # 3 counts, and the shares of rows and outputs that are not fixed
+    for parameters in others:
+        (changed,) = [name for name in parameters if parameters[name] != mildest[name]]
+        assert changed.split(".")[-1] in KINDS
+
+
+def test_scan_of_sizes_repeats_what_depends_on_them() -> None:
+    joint = space()
+    alone, both = joint.scan(2), joint.scan(2, 2)
+    assert both[: len(alone)] == alone
+    sizes = [(p["wordlines"], p["bitlines"]) for p in both[len(alone) :]]
+    base = (2, 1)  # 128 x 128
+    tall = 1 + 2 * 3 + 2 * 2  # the mildest, counts, shares of rows
+    wide = 1 + 2 * 2  # the mildest, shares of outputs
+    assert sizes == [
+        *[(0, base[1])] * tall,
+        *[(4, base[1])] * tall,
+        *[(base[0], 0)] * wide,
+        *[(base[0], 2)] * wide,
+    ]
+    assert len(joint.scan(2, 99)) == len(alone) + 4 * tall + 2 * wide
+
+
+def test_scan_of_sizes_leaves_out_methods_that_depend_on_none() -> None:
+    joint = space(kept_filters=(1.0,), kept_shapes=(1.0,), methods=["magnitude"])
+    assert joint.scan(2, 3) == joint.scan(2)
+
+
 def test_starts_begin_every_method_from_the_mildest_to_the_strongest() -> None:
     built = space(methods=["tinyadc", "level-sum", "circulant", "structured", "dense"])
     starts = [built.suggest(Fixed(**parameters), 0) for parameters in built.starts()]

@@ -14,7 +14,7 @@ import pytest
 from hwmodel.adc import ADC_LAWS
 from hwmodel.components import preset_names
 from search.cli import app, main
-from search.cli.output import print_json
+from search.cli.output import StudyDisplay, print_json
 from search.config import load_config, read_config
 from search.study import Study
 from tests.search.fakes import done, failed, new_study, try_one
@@ -654,3 +654,22 @@ def test_numbers_that_json_has_no_word_for_become_null(
 def test_nan_becomes_null_too(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"a": float("nan")})
     assert json.loads(capsys.readouterr().out) == {"a": None}
+
+
+def test_scan_is_one_line_of_progress(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    tables = {"fidelity": {"projection": True, "scan": 2}, "train": {"epochs": 1}}
+    study = new_study(tmp_path, tables, constraints=["area <= 0.9x"])
+    study.enqueue([{"x": 10}, {"x": 95}, {"x": 20}], scan=True)
+    display = StudyDisplay()
+    display.update(study)
+    for _ in range(2):
+        try_one(study, done(0.8, 0.5))
+        display.update(study)
+    try_one(study, failed())
+    display.update(study)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "the scan is done: 2 candidates are measured"
+    assert [line for line in said if "trial" in line] == said[1:] != []
