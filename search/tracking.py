@@ -158,10 +158,18 @@ class MlflowMirror:
         return self._flushed(_PATIENCE_S)
 
     def close(self) -> None:
-        """Stops the mirror's thread; a parent run that `finish` did not end is ended as killed."""
-        if not self._ended:
-            self._end("KILLED")
-            self._flushed(_CLOSING_S)
+        """Stops the mirror's thread; a parent run that `finish` did not end is ended as killed.
+
+        So is one whose end `finish` was not let wait for: what was to come before it stays undone,
+        for the next driver to send.
+        """
+        if self._sender.wait(0) and self._ended:
+            self._sender.stop(_CLOSING_S)
+            return
+        if self._ended:
+            self._sender.clear()
+        self._end("KILLED")
+        self._flushed(_CLOSING_S)
         self._sender.stop(_CLOSING_S)
 
     def _open_store(self) -> MlflowStore:
@@ -278,6 +286,12 @@ class _Sender:
                     return False
                 self._changed.wait(left)
             return not self._jobs
+
+    def clear(self) -> None:
+        """Forgets all jobs but the one that is under way."""
+        with self._changed:
+            while len(self._jobs) > 1:
+                self._jobs.pop()
 
     def stop(self, patience_s: float) -> None:
         """Ends the thread after the call that it is in; what is queued stays undone."""

@@ -625,3 +625,28 @@ def test_driver_killed_before_it_noted_its_parent_run_leaves_no_second_one(
     (left,) = parents_of(study)
     assert start(Study.open(study.folder)).parent == left.info.run_id
     assert len(parents_of(study)) == 1
+
+
+def test_end_that_was_not_waited_for_is_that_of_an_interrupted_study(
+    study: Study, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a second Ctrl-C does while the mirror catches up."""
+    mirror = start(study)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> None:
+        entered.set()
+        go_on.wait(10)
+
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mirror._store, "log_summary", slow)
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror._sender, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            mirror.finish({}, complete=True)
+    assert entered.wait(10)
+    threading.Timer(0.2, go_on.set).start()
+    mirror.close()
+    assert [run.info.status for run in parents_of(study)] == ["KILLED"]
