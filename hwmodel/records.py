@@ -1,16 +1,17 @@
 """Plain tables (TOML, JSON) to frozen dataclasses: typed, complete, and strict about keys."""
 
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hwmodel.errors import ConfigError, CrossfrontError
 
-__all__ = ["check_keys", "merge_tables", "read_record"]
+__all__ = ["check_keys", "differences", "listed", "merge_tables", "read_record"]
 
 _Record = TypeVar("_Record")
+_NOTHING = object()
 _NAMES = {str: "a string", bool: "true or false", int: "an integer", float: "a number"}
 
 
@@ -67,6 +68,28 @@ def merge_tables(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, 
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = merge_tables(merged[key], value) if both else value
     return merged
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], where: str = "") -> list[str]:
+    """What two tables say differently: each key with both values."""
+    found = []
+    for key in sorted({*there, *here}):
+        one, other = there.get(key, _NOTHING), here.get(key, _NOTHING)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += differences(one, other, f"{where}{key}.")
+        elif one != other:
+            found.append(f"{where}{key} is {_shown(one)} there, {_shown(other)} here")
+    return found
+
+
+def listed(parts: Sequence[str], most: int = 4) -> str:
+    """The first few parts, and how many more there are."""
+    more = [f"and {len(parts) - most} more"] if len(parts) > most else []
+    return ", ".join([*parts[:most], *more])
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is _NOTHING else repr(value)
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:

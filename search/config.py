@@ -83,6 +83,9 @@ class StudySection:
     own, its login in the environment of every node (default: the storage folder)."""
     uniform_starts: bool = True
     """Begin with the same strength in every layer, one candidate per strength."""
+    warm_start: tuple[str, ...] = ()
+    """Studies in the same storage folder whose front members are tried first, where the space has
+    them."""
     accuracy_window: float = 0.1
     """The hypervolume's reference point lies this far below the dense accuracy."""
 
@@ -182,6 +185,13 @@ class FidelityConfig:
     scan: int = 0
     """Begin with so many choices of each layer's dimensions alone, everything else at its mildest,
     projected. What `study.sampler = "surrogate"` learns from first."""
+    scan_sizes: int = 0
+    """Scan on so many other crossbar heights, what is counted by segment, and widths, shares of
+    outputs."""
+    seeds: int = 1
+    """Once the trials are spent, train each member of the front that was trained at all under so
+    many seeds in all; it stays on the front if its means do, and who takes its place is trained so
+    too. These trainings count against no budget."""
 
     def __post_init__(self) -> None:
         for epochs in self.rungs:
@@ -192,6 +202,12 @@ class FidelityConfig:
             )
         check_number("fidelity.reduction", self.reduction, low=2, integer=True)
         check_number("fidelity.scan", self.scan, low=0, integer=True)
+        check_number("fidelity.scan_sizes", self.scan_sizes, low=0, integer=True)
+        if self.scan_sizes and not self.scan:
+            raise ConfigError(
+                f"fidelity.scan_sizes is {self.scan_sizes}; allowed without fidelity.scan: 0"
+            )
+        check_number("fidelity.seeds", self.seeds, low=1, integer=True)
         if self.scan and not self.projection:
             raise ConfigError(
                 f"fidelity.scan is {self.scan}; allowed without fidelity.projection: 0"

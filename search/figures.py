@@ -10,7 +10,7 @@ from hwmodel.errors import OutOfRangeError
 from hwmodel.layers import AnyLayer, layer_from_json, split_layers
 from search.evaluate import Evaluation
 from search.objectives import ACCURACIES, COSTS
-from search.study import MEASURED, Study, candidate_of, status, values
+from search.study import MEASURED, Study, candidate_of, status
 from search.units import AXES, display_name, display_value
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def _front_figure(
         ("front", [t for t in complete if t.number in front], "diamond"),
     ):
         figure.add_scatter(
-            x=[values(t)[name] * AXES[name][1] for t in chosen],
-            y=[values(t)[goal] for t in chosen],
-            text=[_hover(t) for t in chosen],
+            x=[study.means(t)[name] * AXES[name][1] for t in chosen],
+            y=[study.means(t)[goal] for t in chosen],
+            text=[_hover(study, t) for t in chosen],
             mode="markers",
             marker={"symbol": marker, "size": 10},
             name=label,
@@ -154,8 +154,8 @@ def _bits_figure(stored: dict[str, list[AnyLayer]]) -> "go.Figure":
     return figure
 
 
-def _hover(trial: FrozenTrial) -> str:
-    found = values(trial)
+def _hover(study: Study, trial: FrozenTrial) -> str:
+    found = study.means(trial)
     bits = trial.user_attrs["evaluation"]["adc_bits"]
     spec = candidate_of(trial).plan.default
     lines = [f"trial {trial.number}", f"crossbar {spec.wordlines} x {spec.bitlines}"]

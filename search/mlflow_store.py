@@ -149,6 +149,11 @@ class MlflowStore:
         if number in self.runs:
             self._client.set_tag(self.runs[number], _PARETO_TAG, str(on_front).lower())
 
+    def log_metrics(self, number: int, metrics: Mapping[str, float], time_ms: int) -> None:
+        """Adds metrics to a trial's run, which has ended."""
+        if number in self.runs:
+            self._log(self.runs[number], metrics, time_ms)
+
     def keep_checkpoint(self, number: int, folder: Path) -> None:
         """Adds a trial's checkpoint to its run; one that is not there any more is left out."""
         if number in self._whole or number not in self.runs or not folder.is_dir():
@@ -170,12 +175,7 @@ class MlflowStore:
 
     def log_summary(self, metrics: Mapping[str, float], time_ms: int) -> None:
         """Metrics of the parent run."""
-        import mlflow
-
-        self._client.log_batch(
-            self.parent,
-            metrics=[mlflow.entities.Metric(k, v, time_ms, 0) for k, v in metrics.items()],
-        )
+        self._log(self.parent, metrics, time_ms)
 
     def log_file(self, path: Path) -> None:
         """Adds a file to the parent run."""
@@ -191,6 +191,14 @@ class MlflowStore:
     def end_parent(self, ending: str) -> None:
         """Ends the parent run: FINISHED, or KILLED."""
         self._client.set_terminated(self.parent, ending)
+
+    def _log(self, run_id: str, metrics: Mapping[str, float], time_ms: int) -> None:
+        import mlflow
+
+        self._client.log_batch(
+            run_id,
+            metrics=[mlflow.entities.Metric(k, v, time_ms, 0) for k, v in metrics.items()],
+        )
 
     def _begin(self, trial: TrialRun) -> str:
         """The trial's run: a new one, or one whose making was never answered."""

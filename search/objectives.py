@@ -58,6 +58,12 @@ class Bound:
         excess = values[self.objective] - limit if self.at_most else limit - values[self.objective]
         return excess / abs(limit) if limit else excess
 
+    def at(self, violation: float) -> str:
+        """The value that breaks the bound by so much, as `violation` counts it."""
+        size = abs(self.limit) or 1.0
+        value = self.limit + (violation if self.at_most else -violation) * size
+        return f"{value:.4g}{'x' if self.relative else ''}"
+
 
 def direction(objective: str) -> Literal["maximize", "minimize"]:
     """`maximize` for accuracies, `minimize` for every cost."""

@@ -4,12 +4,14 @@ import html
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from hwmodel.cost_report import gain
+from search.evaluate import FAILED
 from search.figures import front_figures, hardware_figures
 from search.objectives import ACCURACIES, COSTS, direction
 from search.rescore import Rescored
@@ -17,12 +19,23 @@ from search.study import Study, status, values
 from search.tracking import mirrored_runs
 from search.units import display_name, display_number
 
-__all__ = ["pareto_json", "ratios", "write_report", "write_tables"]
+__all__ = ["over_seeds", "pareto_json", "ratios", "write_report", "write_tables"]
 
 
 def ratios(dense: dict[str, float], found: dict[str, float]) -> dict[str, float]:
     """How many times less a trial costs than the dense network, by cost."""
     return {name: gain(dense[name], found[name]) for name in COSTS}
+
+
+def over_seeds(study: Study, trial: FrozenTrial, name: str) -> str:
+    """Between what limits an objective lies over a trial's seeds; nothing of one seed alone."""
+    repeats = study.repeats(trial)
+    if not repeats:
+        return ""
+    spread = study.spreads(trial)[name]
+    failed = sum(status(repeat) == FAILED for repeat in repeats)
+    limits = f"{display_number(name, spread.min)} to {display_number(name, spread.max)}"
+    return f"{limits}, n={1 + len(repeats) - failed}" + (f", {failed} failed" if failed else "")
 
 
 def pareto_json(study: Study, rescored: Rescored | None = None) -> dict[str, Any]:
@@ -72,9 +85,17 @@ def _front_json(
             "values": dict(found),
             "candidate": trial.user_attrs["candidate"],
             "adc_bits": trial.user_attrs["evaluation"]["adc_bits"],
+            "seeds": _seeds_json(study, trial),
         }
         for trial, found in front
     ]
+
+
+def _seeds_json(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    """What a member came to over its seeds, its own included."""
+    failed = sum(status(repeat) == FAILED for repeat in study.repeats(trial))
+    spreads = {name: asdict(spread) for name, spread in study.spreads(trial).items()}
+    return {"count": 1 + len(study.repeats(trial)) - failed, "failed": failed, "values": spreads}
 
 
 def write_tables(study: Study) -> dict[str, Path]:
@@ -113,6 +134,7 @@ def _write_table(trials: Sequence[FrozenTrial], front: set[int], path: Path) -> 
         rows.append(
             {
                 "number": trial.number,
+                "repeat_of": trial.user_attrs.get("repeat_of"),
                 "status": status(trial),
                 "pareto": trial.number in front,
                 "reason": trial.user_attrs.get("reason", ""),
@@ -126,6 +148,7 @@ def _write_table(trials: Sequence[FrozenTrial], front: set[int], path: Path) -> 
     schema = pyarrow.schema(
         [
             ("number", pyarrow.int64()),
+            ("repeat_of", pyarrow.int64()),
             ("status", pyarrow.string()),
             ("pareto", pyarrow.bool_()),
             ("reason", pyarrow.string()),
@@ -148,9 +171,12 @@ def _page(study: Study, plots: list[str]) -> str:
     robust = ["robust_accuracy"] if study.config.robustness.device is not None else []
     columns = ["accuracy", *robust, *COSTS]
     head = "".join(f"<th>{html.escape(display_name(c))}</th>" for c in columns)
+    varied = columns if any(study.repeats(trial) for trial in study.front()) else []
+    head += "".join(f"<th>{html.escape(display_name(c))} over seeds</th>" for c in varied)
     rows = "".join(
         f"<tr><td>{t.number}</td>"
-        + "".join(f"<td>{display_number(c, values(t)[c])}</td>" for c in columns)
+        + "".join(f"<td>{display_number(c, study.means(t)[c])}</td>" for c in columns)
+        + "".join(f"<td>{over_seeds(study, t, c)}</td>" for c in varied)
         + f"<td><code>crossfront export {name} --storage {storage} --select {t.number} --to out/"
         "</code></td></tr>"
         for t in study.front()

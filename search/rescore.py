@@ -10,7 +10,8 @@ from hwmodel.layers import layer_from_json
 from search.evaluate import Evaluation
 from search.front import hypervolume, nondominated
 from search.objectives import COSTS, cost_values
-from search.study import MEASURED, Study, status
+from search.repeats import REPEATED, spreads
+from search.study import Study, status
 
 __all__ = ["Rescored", "rescore"]
 
@@ -49,12 +50,11 @@ def rescore(study: Study, law: str) -> Rescored:
     model = replace(study.config.hardware, law=law).cost_model()
     dense = _values(study.dense, model, "the dense baseline")
     priced = []
-    for trial in study.trials():
-        if status(trial) in MEASURED:
-            evaluation = Evaluation.from_json(trial.user_attrs["evaluation"])
-            found = _values(evaluation, model, f"trial {trial.number}")
-            if all(bound.violation(found, dense) <= 0 for bound in study.config.study.bounds):
-                priced.append((trial, found))
+    for trial in study.measured():
+        seeds = [trial, *(t for t in study.repeats(trial) if status(t) == REPEATED)]
+        found = {n: s.mean for n, s in spreads([_priced(t, model) for t in seeds]).items()}
+        if all(bound.violation(found, dense) <= 0 for bound in study.config.study.bounds):
+            priced.append((trial, found))
     objectives = study.config.study.objectives
     kept = nondominated([found for _, found in priced], objectives)
     front = tuple(priced[index] for index in kept)
@@ -70,6 +70,11 @@ def rescore(study: Study, law: str) -> Rescored:
         left=tuple(sorted(before - after)),
         joined=tuple(sorted(after - before)),
     )
+
+
+def _priced(trial: FrozenTrial, model: CostModel) -> dict[str, float]:
+    evaluation = Evaluation.from_json(trial.user_attrs["evaluation"])
+    return _values(evaluation, model, f"trial {trial.number}")
 
 
 def _values(evaluation: Evaluation, model: CostModel, whose: str) -> dict[str, float]:

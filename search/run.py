@@ -21,6 +21,7 @@ from search.report import write_report, write_tables
 from search.storage import disk_errors
 from search.study import Study, root_of, seconds_of
 from search.tracking import MlflowMirror
+from search.warm_start import warm_starts
 from spaces.joint import JointSpace
 
 if TYPE_CHECKING:
@@ -120,10 +121,11 @@ def _drive(
 ) -> Outcome:
     """`run_study` as the study's first driver, or as one that joins it."""
     if overrides:
-        if not leads and "study" in overrides:
+        shared = [key for name in ("study", "fidelity") for key in overrides.get(name, {})]
+        if not leads and shared:
             raise StudyError(
                 f"study {study.folder.name!r} is being run by another process; its "
-                f"{', '.join(overrides['study'])} can be changed once that has ended"
+                f"{', '.join(shared)} can be changed once that has ended"
             )
         study.reconfigure(overrides, keep=leads)
     problem = load_problem(study.config)
@@ -146,6 +148,10 @@ def _drive(
         searcher_s, error = 0.0, None
         if not study.over:
             searcher_s, error = _search(study, problem, exchange, mirror, display)
+        else:
+            display.message(
+                f"study {study.folder.name!r} has nothing left to do: {study.exhausted}"
+            )
         if isinstance(error, StorageError):
             raise error
         search_s = time.perf_counter() - started
@@ -209,12 +215,14 @@ def make_space(problem: Problem) -> JointSpace:
 def drop_checkpoints_off_front(study: Study, exchange: Exchange) -> None:
     """Deletes checkpoints of trials off the front, and training states of trials that ended.
 
-    Likewise what a killed worker had half written for a trial that has ended since.
+    Likewise what a killed worker had half written for a trial that has ended since. While members
+    are still to be repeated, whoever was measured may take the place of one.
     """
-    kept = {study.checkpoint(trial).name for trial in study.front()}
-    kept |= {study.checkpoint(trial).name for trial in study.unended()}
+    resumable = study.resumable()
+    possible = study.front() if study.settled else study.measured()
+    kept = {study.checkpoint(trial).name for trial in (*possible, *resumable)}
     ended = {study.checkpoint(trial).name for trial in study.ended()}
-    under_way = {study.folder.training(root_of(trial)).name for trial in study.unended()}
+    under_way = {study.folder.training(root_of(trial)).name for trial in resumable}
     for path in (study.folder.path / "checkpoints").iterdir():
         if path.suffix == ".training":
             unwanted = path.name not in under_way
@@ -252,8 +260,14 @@ def _ensure_dense(study: Study, problem: Problem, exchange: Exchange, display: D
         raise StudyError(f"the dense baseline failed: {dense.reason}")
     exchange.put(weights)
     space = make_space(problem)
-    if study.config.fidelity.scan:
-        study.enqueue(space.scan(study.config.fidelity.scan), scan=True)
+    for start in warm_starts(study.folder, study.config, space):
+        display.message(start.text)
+        study.enqueue(start.parameters, source=start.study)
+    fidelity = study.config.fidelity
+    if fidelity.scan:
+        scan = space.scan(fidelity.scan, fidelity.scan_sizes)
+        display.message(f"the scan is {len(scan)} candidates, projected and not trained")
+        study.enqueue(scan, scan=True)
     if study.config.study.uniform_starts:
         study.enqueue(space.starts())
     study.set_dense(dense)
@@ -281,6 +295,7 @@ def _search(
 
     config = study.config
     space, sampler = make_space(problem), None
+    study.check_space(space.describe())
     if config.study.sampler == "surrogate":
         from search.surrogate import SurrogateSampler
 

@@ -9,32 +9,36 @@ as a finalised integer network, and ends in one of these states (user attribute 
     failed        a diverging loss, a worker error; FAIL with its reason
     infeasible    breaks a hard bound by cost alone; PRUNED, never measured
     interrupted   its driver went away; FAIL, and its parameters are queued again
+    repeated      a front member once more, under another seed (`search.repeats`); COMPLETE
 
 Complete, pruned and failed trials count against the budget; nothing is ever counted twice. What was
 measured is true of the network that was measured, however little it was trained, so every trial
-with measurements may be on the front. Several processes may drive one study: each trial belongs to
-one of them (`search.drivers`), and the budget is taken under a lock.
+with measurements may be on the front. Once the budget is spent, the front's members are repeated
+over `fidelity.seeds` and stand by their means, until every member of the front has been. Several
+processes may drive one study: each trial belongs to one of them (`search.drivers`), and the budget
+is taken under a lock.
 """
 
 import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hwmodel.errors import StudyError
-from hwmodel.records import merge_tables
+from hwmodel.errors import ConfigError, StudyError
+from hwmodel.records import differences, listed, merge_tables
 from search.config import StudyConfig, read_config
 from search.drivers import Driver, exclusive, is_alive
 from search.evaluate import COMPLETE, FAILED, Evaluation
 from search.folder import StudyFolder, study_names
 from search.front import hypervolume, nondominated
-from search.objectives import ACCURACIES, direction
+from search.objectives import ACCURACIES, direction, parse_bound
+from search.repeats import REPEATED, Repeat, Spread, repeat_by, spreads
 from search.rungs import goes_on
 from search.storage import make_storage, open_storage
 from spaces.candidate import Candidate
@@ -62,7 +66,9 @@ _PRUNED = "pruned"
 _PROJECTED = "projected"
 MEASURED = (COMPLETE, _PRUNED, _PROJECTED)
 """Outcomes of trials that have values."""
+_SPACE = "space"
 _PROPOSALS_PER_SUGGESTION = 500
+_OTHER_VERSION = "go on with the version that made it, or search anew under another name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +91,8 @@ class _Open:
     candidate: Candidate
     rung: int
     root: int
-    scan: bool
+    scan: bool = False
+    repeat: bool = False
     waiting: bool = False
     """Measured on its rung, which has too few candidates yet to say who goes on."""
     ready: bool = False
@@ -110,7 +117,10 @@ class Study:
         self._dense: Evaluation | None = None
         self._driver: Driver | None = None
         self._open: dict[int, _Open] = {}
-        self._ledger = _Ledger(config.study.objectives)
+        self._ledger = _Ledger(
+            config.study.objectives,
+            lambda found: self._violations(found, self._dense_values()),
+        )
 
     @classmethod
     def create(cls, folder: StudyFolder, config: StudyConfig) -> "Study":
@@ -120,9 +130,14 @@ class Study:
             StudyError: the name exists, or the storage cannot be written.
         """
         if folder.exists:
+            there = cls.open(folder).config.to_json()
+            differing = differences(there, config.to_json())
             raise StudyError(
-                f"study {folder.name!r} exists in {str(folder.storage)!r}; go on with 'crossfront "
-                f"resume {folder.name}', or choose another name with --name"
+                f"study {folder.name!r} exists in {str(folder.storage)!r}"
+                + (f" with other settings ({listed(differing)})" if differing else "")
+                + f"; go on with 'crossfront resume {folder.name}'"
+                + (", which keeps its own" if differing else "")
+                + ", or choose another name with --name"
             )
         folder.make()
         try:
@@ -166,10 +181,16 @@ class Study:
             )
         if header.get("format") != FORMAT:
             raise StudyError(
-                f"study {folder.name!r} has format {header.get('format')!r}; "
-                f"this version reads {FORMAT}"
+                f"study {folder.name!r} has format {header.get('format')!r}; this version reads "
+                f"{FORMAT}; {_OTHER_VERSION}"
             )
-        config = read_config(header["config"])
+        try:
+            config = read_config(header["config"])
+        except ConfigError as error:
+            raise StudyError(
+                f"study {folder.name!r} has settings that this version does not know: {error}; "
+                f"{_OTHER_VERSION}"
+            ) from None
         handle.sampler = _sampler(config, asked=len(handle.get_trials(deepcopy=False)))
         return cls(folder, handle, config)
 
@@ -199,7 +220,14 @@ class Study:
         return self._dense
 
     def set_dense(self, evaluation: Evaluation) -> None:
-        """Records the dense baseline."""
+        """Records the dense baseline.
+
+        Raises:
+            StudyError: it measured something that is no number.
+        """
+        reason = _not_finite(evaluation.values)
+        if reason is not None:
+            raise StudyError(f"the dense baseline's {reason}")
         self._handle.set_user_attr(_DENSE, evaluation.to_json())
         self._dense = evaluation
 
@@ -212,6 +240,25 @@ class Study:
             name: max(0.0, dense[name] - window) if name in ACCURACIES else dense[name]
             for name in self.config.study.objectives
         }
+
+    def check_space(self, choices: Mapping[str, Sequence[Any]]) -> None:
+        """Refuses a space other than the one that the study's candidates are from.
+
+        Args:
+            choices: of each dimension, by name.
+
+        Raises:
+            StudyError: naming the dimensions that differ.
+        """
+        here = {name: list(values) for name, values in choices.items()}
+        there = self._handle.user_attrs.get(_SPACE)
+        if there is None:
+            self._handle.set_user_attr(_SPACE, here)
+        elif there != here:
+            raise StudyError(
+                f"study {self.folder.name!r} was made with another space "
+                f"({listed(differences(there, here))}); {_OTHER_VERSION}"
+            )
 
     def note(self, key: str, value: Any) -> None:
         """Remembers a JSON value under a key of the caller's own."""
@@ -259,6 +306,10 @@ class Study:
         self._ledger.read(self.trials())
         return self._ledger.epochs
 
+    def measured(self) -> list[FrozenTrial]:
+        """Trials that may be on a front, repeats aside."""
+        return [trial for trial in self.trials() if status(trial) in MEASURED]
+
     def front(self) -> list[FrozenTrial]:
         """Measured trials within all bounds that no other such trial dominates."""
         self._ledger.read(self.trials())
@@ -268,19 +319,54 @@ class Study:
         """Share of the cube below the reference point that the front dominates."""
         if self.dense is None:
             return 0.0
-        return hypervolume([values(trial) for trial in self.front()], self.reference)
+        return hypervolume([self.means(trial) for trial in self.front()], self.reference)
+
+    def repeats(self, trial: FrozenTrial) -> list[FrozenTrial]:
+        """The repeats of a trial that have ended, failed ones included."""
+        self._ledger.read(self.trials())
+        return self._ledger.repeats.get(trial.number, [])
+
+    def spreads(self, trial: FrozenTrial) -> dict[str, Spread]:
+        """What a measured trial came to over its seeds, by objective."""
+        self._ledger.read(self.trials())
+        return self._ledger.spreads(trial)
+
+    def means(self, trial: FrozenTrial) -> dict[str, float]:
+        """What a measured trial stands for on the front: `values`, if it has no repeats."""
+        self._ledger.read(self.trials())
+        return self._ledger.means(trial)
+
+    def violations(self, trial: FrozenTrial) -> Mapping[str, float]:
+        """By how much an ended trial breaks each bound that it was held against, by its text."""
+        if self.repeats(trial):
+            return self._violations(self.means(trial), self._dense_values())
+        return trial.constraints
+
+    def resumable(self) -> list[FrozenTrial]:
+        """Trials whose files a trial goes on with: under way, queued, or to be repeated again."""
+        due = set(self._due())
+        return [
+            trial
+            for trial in self.trials()
+            if not trial.state.is_finished()
+            or (status(trial) == _INTERRUPTED and repeat_by(trial) in due)
+        ]
 
     # What the driver does.
 
-    def enqueue(self, parameters: list[dict[str, Any]], *, scan: bool = False) -> None:
+    def enqueue(
+        self, parameters: Sequence[dict[str, Any]], *, scan: bool = False, source: str | None = None
+    ) -> None:
         """Queues parameters to be tried first.
 
         Args:
             parameters: of each candidate.
             scan: they are measured on the first rung only, and do not count.
+            source: the study that they are from.
         """
+        attributes: dict[str, Any] = {"scan": True} if scan else {}
+        attributes |= {} if source is None else {"warm_start": source}
         for fixed in parameters:
-            attributes = {"scan": True} if scan else {}
             self._handle.enqueue_trial(fixed, user_attrs=attributes, skip_if_exists=True)
 
     def join(self) -> None:
@@ -317,13 +403,14 @@ class Study:
             StudyError: hundreds of candidates in a row break the same bound.
         """
         blamed: Counter[str] = Counter()
+        nearest: dict[str, float] = {}
         for _ in range(_PROPOSALS_PER_SUGGESTION):
             again = self._next_rung()
             if again is not None:
                 return again
             trial = self._take(suggest)
             if trial is None:
-                return self._next_rung(settle=True)
+                return self._next_rung(settle=True) or self._next_repeat()
             attributes = trial.user_attrs
             seed = attributes.get("seed", _trial_seed(self.config.study.seed, trial.number))
             candidate = space.suggest(trial, seed)
@@ -334,50 +421,62 @@ class Study:
                 self._open[trial.number] = _Open(
                     trial=trial,
                     candidate=candidate,
-                    rung=sum(key.startswith("rung.") for key in attributes),
+                    rung=_rungs_of(attributes),
                     root=attributes.get("root", trial.number),
                     scan=attributes.get("scan", False),
                 )
                 return self._proposal(trial.number)
             blamed.update(broken)
             for bound, violation in violations.items():
+                nearest[bound] = min(violation, nearest.get(bound, violation))
                 trial.set_constraint(bound, violation)
             trial.set_user_attr("reason", f"breaks {', '.join(broken)} before training")
             self._end(trial, TrialState.PRUNED, _INFEASIBLE)
         bound, times = blamed.most_common(1)[0]
         raise StudyError(
-            f"{times} of {_PROPOSALS_PER_SUGGESTION} candidates in a row break {bound!r}; "
-            "loosen that constraint or widen the space"
+            f"{times} of {_PROPOSALS_PER_SUGGESTION} candidates in a row break {bound!r}, of which "
+            f"the nearest came to {parse_bound(bound).at(nearest[bound])}; loosen that constraint "
+            "or widen the space"
         )
 
     @property
     def over(self) -> bool:
         """Whether this driver has nothing left to do, now or later."""
-        return not self._open and self.exhausted is not None
+        if self._open or self.exhausted is None:
+            return False
+        return self.settled
+
+    @property
+    def settled(self) -> bool:
+        """Whether no repeat will change the front any more, though new candidates may."""
+        if self.config.fidelity.seeds == 1:
+            return True
+        if self.exhausted is None or self._ledger.running or self._ledger.repeating:
+            return False
+        return not self._due()
 
     @property
     def exhausted(self) -> str | None:
         """Why no further candidates are asked for; None while they are."""
         goal = self.config.study
         if self.spent >= goal.trials:
-            return f"{goal.trials} trials are spent"
+            return f"{self.spent} of {goal.trials} trials are spent (more: --max-trials)"
         if goal.epochs is not None and self.epochs >= goal.epochs:
-            return f"{goal.epochs} epochs of training are spent"
+            return f"{goal.epochs} epochs of training are spent (more: --max-epochs)"
         volumes = self._ledger.volumes
         if goal.least_gain is not None and len(volumes) > goal.gain_trials:
             before, now = volumes[-1 - goal.gain_trials], volumes[-1]
             if now - before < goal.least_gain * before:
                 return (
                     f"the hypervolume has grown by less than {goal.least_gain:g} of itself over "
-                    f"{goal.gain_trials} trials"
+                    f"{goal.gain_trials} trials (on all the same: --least-gain 0)"
                 )
         return None
 
     def finish(self, number: int, evaluation: Evaluation) -> None:
         """Records what a trial measured on its rung, and decides what becomes of it."""
-        broken = [name for name, value in evaluation.values.items() if not math.isfinite(value)]
-        if broken:
-            reason = f"{broken[0]} is {evaluation.values[broken[0]]}; allowed: a finite number"
+        reason = _not_finite(evaluation.values)
+        if reason is not None:
             evaluation = Evaluation(status=FAILED, reason=reason, seconds=evaluation.seconds)
         found = self._open[number]
         if evaluation.status == FAILED:
@@ -409,6 +508,9 @@ class Study:
     def _settle(self, number: int, *, hurry: bool = False) -> None:
         """Ends a measured trial, sends it on, or lets it wait for more candidates on its rung."""
         found, rungs = self._open[number], self.config.rungs
+        if found.repeat:
+            self._close(number, REPEATED)
+            return
         evaluation = found.trial.user_attrs["evaluation"]
         if found.rung == len(rungs) - 1 and not found.scan:
             self._close(number, COMPLETE)
@@ -446,17 +548,18 @@ class Study:
         for bound, violation in self._violations(measured, self._dense_values()).items():
             if bound not in known:
                 trial.set_constraint(bound, violation)
-        trial.set_user_attr("hypervolume", self._volume_with(number))
-        if outcome != COMPLETE:
+        if outcome != REPEATED:
+            trial.set_user_attr("hypervolume", self._volume_with(number))
+        if outcome not in (COMPLETE, REPEATED):
             self._end(trial, TrialState.PRUNED, outcome)
             return
-        trial.set_user_attr("status", COMPLETE)
+        trial.set_user_attr("status", outcome)
         self._handle.tell(trial, [measured[name] for name in self.config.study.objectives])
 
     def _volume_with(self, number: int) -> float:
         """The hypervolume of the front and a trial that is about to end."""
         trial = self.trials()[number]
-        points = [values(member) for member in self.front()]
+        points = [self.means(member) for member in self.front()]
         if is_feasible(trial):
             points.append(values(trial))
         return hypervolume(points, self.reference)
@@ -496,6 +599,61 @@ class Study:
                 trial.set_user_attr("driver", self._driver.name)
             return trial
 
+    def _due(self) -> list[Repeat]:
+        """The repeats that the front lacks, the first of each member first.
+
+        None before the last candidate has ended, for the front may still change. What no training
+        has touched is the same under any seed.
+        """
+        seeds = self.config.fidelity.seeds
+        if seeds == 1 or self.exhausted is None or self._ledger.running:
+            return []
+        ended = {repeat_by(trial) for trials in self._ledger.repeats.values() for trial in trials}
+        wanted = {
+            Repeat(index, member.number)
+            for member in self.front()
+            if member.user_attrs["evaluation"]["epochs"] > 0
+            for index in range(1, seeds)
+        }
+        return sorted(wanted - ended - self._ledger.repeating)
+
+    def _next_repeat(self) -> Proposal | None:
+        """A front member under a further seed; what an interrupted repeat left is gone on with."""
+        with exclusive(self.folder.budget_lock):
+            due = self._due()
+            if not due:
+                return None
+            trials = self.trials()
+            member = trials[due[0].member]
+            seed = _trial_seed(self.config.study.seed, root_of(member), due[0].index)
+            candidate = replace(candidate_of(member), seed=seed)
+            attributes: dict[str, Any] = {
+                **due[0].attributes(),
+                "candidate": candidate.to_json(),
+                "driver": None if self._driver is None else self._driver.name,
+            }
+            for before in trials:
+                if repeat_by(before) == due[0]:
+                    attributes |= {"root": root_of(before)}
+                    attributes |= {"tries": before.user_attrs.get("tries", 0)}
+            self._handle.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING,
+                    params=member.params,
+                    distributions=member.distributions,
+                    user_attrs=attributes,
+                )
+            )
+            trial = next(t for t in reversed(self.trials()) if repeat_by(t) == due[0])
+        self._open[trial.number] = _Open(
+            trial=optuna.Trial(self._handle, trial._trial_id),
+            candidate=candidate,
+            rung=_rungs_of(member.user_attrs) - 1,
+            root=root_of(trial),
+            repeat=True,
+        )
+        return self._proposal(trial.number)
+
     def _rung_values(self, rung: int) -> dict[int, Mapping[str, float]]:
         """What all trials measured on a rung, by number, oldest first."""
         found = {}
@@ -504,6 +662,7 @@ class Study:
             if (
                 row is not None
                 and not trial.user_attrs.get("scan")
+                and repeat_by(trial) is None
                 and status(trial) != _INTERRUPTED
             ):
                 found[trial.number] = row["values"]
@@ -532,21 +691,24 @@ class Study:
         self, orphan: FrozenTrial, queued: set[int | None], tries: int | None = None
     ) -> None:
         known = orphan.user_attrs
-        if f"rung.{len(self.config.rungs) - 1}" in known:  # measured to the end, but not yet told
+        repeat, last = repeat_by(orphan) is not None, len(self.config.rungs) - 1
+        if f"rung.{last}" in known or (repeat and _rungs_of(known)):  # measured, but not yet told
             self._open[orphan.number] = _Open(
                 trial=optuna.Trial(self._handle, orphan._trial_id),
-                candidate=Candidate.from_json(known["candidate"]),
-                rung=len(self.config.rungs) - 1,
-                root=known.get("root", orphan.number),
-                scan=False,
+                candidate=candidate_of(orphan),
+                rung=last,
+                root=root_of(orphan),
+                repeat=repeat,
             )
             self._settle(orphan.number)
             return
         if known.get("evaluation", {}).get("status") == FAILED:
             self._end(optuna.Trial(self._handle, orphan._trial_id), TrialState.FAIL, FAILED)
             return
+        if repeat and tries is not None:
+            optuna.Trial(self._handle, orphan._trial_id).set_user_attr("tries", tries)
         # Queued before it is ended, so that no crash in between can lose it.
-        if orphan.number not in queued:
+        if not repeat and orphan.number not in queued:  # the front asks for repeats by itself
             kept = {k: v for k, v in known.items() if k.startswith("rung.")}
             kept |= {k: known[k] for k in ("seed", "scan", "evaluation", "tries") if k in known}
             kept |= {} if tries is None else {"tries": tries}
@@ -582,9 +744,14 @@ class _Ledger:
 
     Args:
         objectives: of the study.
+        violations: by how much measured values break each bound.
     """
 
-    def __init__(self, objectives: Sequence[str]) -> None:
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        violations: Callable[[Mapping[str, float]], Mapping[str, float]],
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.front: list[FrozenTrial] = []
         self.epochs = 0
@@ -592,7 +759,12 @@ class _Ledger:
         """The hypervolume after each trial that counts against the budget."""
         self.running = 0
         """Trials under way that may come to count against the budget."""
+        self.repeats: dict[int, list[FrozenTrial]] = {}
+        """Repeats that have ended, by the number of their member."""
+        self.repeating: set[Repeat] = set()
+        """Repeats under way."""
         self._objectives = objectives
+        self._violations = violations
         self._read = 0
         self._pending: list[int] = []
         self._lock = threading.Lock()  # a driver samples in a thread of its own
@@ -604,14 +776,23 @@ class _Ledger:
 
     def _take_in(self, trials: Sequence[FrozenTrial]) -> None:
         pending, self._pending = [*self._pending, *range(self._read, len(trials))], []
-        self._read, self.running = len(trials), 0
+        self._read, self.running, self.repeating = len(trials), 0, set()
+        repeated = False
         for number in pending:
-            trial = trials[number]
-            if trial.state.is_finished():
+            trial, repeat = trials[number], repeat_by(trials[number])
+            if not trial.state.is_finished():
+                self._pending.append(number)
+                if repeat is not None:
+                    self.repeating.add(repeat)
+                elif trial.state == TrialState.RUNNING and not trial.user_attrs.get("scan"):
+                    self.running += 1
+            elif repeat is None:
                 self._count(trial)
-                continue
-            self._pending.append(number)
-            self.running += trial.state == TrialState.RUNNING and not trial.user_attrs.get("scan")
+            elif status(trial) != _INTERRUPTED:
+                self.repeats.setdefault(repeat.member, []).append(trial)
+                repeated = True
+        if repeated:  # whom a member hid may be on the front, now that it is worth less
+            self.front = self._undominated([trial for trial in trials if self._counts(trial)])
 
     def waiting(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Queued trials, the next first."""
@@ -625,10 +806,31 @@ class _Ledger:
         if outcome in (COMPLETE, _PRUNED):
             last = self.volumes[-1] if self.volumes else 0.0
             self.volumes.append(max(last, trial.user_attrs.get("hypervolume", 0.0)))
-        if outcome in MEASURED and is_feasible(trial):
-            points = [values(member) for member in (*self.front, trial)]
-            members = (*self.front, trial)
-            self.front = [members[i] for i in nondominated(points, self._objectives)]
+        if self._counts(trial):
+            self.front = self._undominated([*self.front, trial])
+
+    def _counts(self, trial: FrozenTrial) -> bool:
+        """Whether a trial may be on the front."""
+        if status(trial) not in MEASURED:
+            return False
+        if trial.number not in self.repeats:
+            return is_feasible(trial)
+        return all(violation <= 0 for violation in self._violations(self.means(trial)).values())
+
+    def _undominated(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        points = [self.means(trial) for trial in trials]
+        return [trials[index] for index in nondominated(points, self._objectives)]
+
+    def spreads(self, trial: FrozenTrial) -> dict[str, Spread]:
+        """What a measured trial came to over its seeds, by objective."""
+        repeats = [t for t in self.repeats.get(trial.number, []) if status(t) == REPEATED]
+        return spreads([values(measured) for measured in (trial, *repeats)])
+
+    def means(self, trial: FrozenTrial) -> dict[str, float]:
+        """What a measured trial stands for."""
+        if trial.number not in self.repeats:
+            return values(trial)
+        return {name: spread.mean for name, spread in self.spreads(trial).items()}
 
 
 def status(trial: FrozenTrial) -> str:
@@ -658,6 +860,11 @@ def seconds_of(trial: FrozenTrial) -> dict[str, float]:
     return {name: sum(row.get(name, 0.0) for row in spent) for name in ("train", "total")}
 
 
+def _rungs_of(attributes: Mapping[str, Any]) -> int:
+    """On how many rungs a trial was measured, by its user attributes."""
+    return sum(key.startswith("rung.") for key in attributes)
+
+
 def root_of(trial: FrozenTrial) -> int:
     """The trial whose files a trial goes on with: itself, or what it is the retry of."""
     return int(trial.user_attrs.get("root", trial.number))
@@ -666,6 +873,14 @@ def root_of(trial: FrozenTrial) -> int:
 def candidate_of(trial: FrozenTrial) -> Candidate:
     """The candidate of a trial."""
     return Candidate.from_json(trial.user_attrs["candidate"])
+
+
+def _not_finite(found: Mapping[str, float]) -> str | None:
+    """What is wrong with values of which one is no number."""
+    for name, value in found.items():
+        if not math.isfinite(value):
+            return f"{name} is {value}; allowed: a finite number"
+    return None
 
 
 def _sampler(config: StudyConfig, asked: int = 0) -> optuna.samplers.BaseSampler:
@@ -687,6 +902,6 @@ def _sampler(config: StudyConfig, asked: int = 0) -> optuna.samplers.BaseSampler
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(4, trials // 3)))
 
 
-def _trial_seed(study_seed: int, number: int) -> int:
-    """A seed that depends on nothing but study and trial."""
-    return (study_seed * 1_000_003 + number * 7919 + 12_345) % (1 << 31)
+def _trial_seed(study_seed: int, number: int, repeat: int = 0) -> int:
+    """A seed that depends on nothing but study, trial and repeat."""
+    return (study_seed * 1_000_003 + number * 7919 + repeat * 104_729 + 12_345) % (1 << 31)

@@ -19,7 +19,7 @@ Source: expected hypervolume improvement as in Emmerich et al., 2011; the additi
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 
+from hwmodel.crossbar import CrossbarSpec
 from hwmodel.geometry import LayerShape
 from search.evaluate import Problem
 from search.front import scaled
@@ -41,6 +42,9 @@ from spaces.strength import KINDS, log_strengths
 __all__ = ["SurrogateSampler", "expected_improvement"]
 
 Array = NDArray[np.float64]
+
+_Where = tuple[str, str]
+"""A layer and what is asked of it."""
 
 _LEAST_ROWS = 5
 """Candidates measured before the model is trusted with the next."""
@@ -154,7 +158,7 @@ class SurrogateSampler:
         epochs = self.study.config.rungs[-1]
         reference = self.study.reference
         mean, spread = model.predict(candidates, epochs)
-        front = [values(trial) for trial in self.study.front()]
+        front = [self.study.means(trial) for trial in self.study.front()]
         names = ["accuracy", *self._costs]
         points = [[scaled(found, reference, name) for name in names] for found in front]
         running = [
@@ -248,7 +252,7 @@ class _Accuracy:
         rows: of candidates.
         shapes: the network's layers.
         dense: the dense network's log error.
-        scan: of the scan's candidates; the first is the mildest of all.
+        scan: of the scan's candidates.
     """
 
     def __init__(
@@ -259,7 +263,7 @@ class _Accuracy:
         scan: Sequence[_Row],
     ) -> None:
         self._shapes = shapes
-        self._curves = _curves(scan, shapes, dense)
+        self._scan = _Scan(scan, shapes)
         projected = [row for row in (*rows, *scan) if row.epochs == 0]
         self._projection = (
             _Process(
@@ -291,7 +295,7 @@ class _Accuracy:
         found = []
         for candidate in candidates:
             kept = log_strengths(candidate, self._shapes)
-            row = [self._scanned(kept)]
+            row = [self._scan.predict(candidate, kept)]
             for kind in KINDS:
                 strengths = np.array([kept[name, kind] for name in self._shapes])
                 row += [float(strengths @ weights / weights.sum()), float(strengths.mean())]
@@ -313,12 +317,48 @@ class _Accuracy:
             columns.append(np.array(known)[:, None])
         return np.hstack(columns)
 
-    def _scanned(self, kept: Mapping[tuple[str, str], float]) -> float:
-        """The sum of what each layer's strength alone adds to the log error."""
-        return sum(
-            float(np.interp(kept[where], strengths, rises))
-            for where, (strengths, rises) in self._curves.items()
-        )
+
+class _Scan:
+    """What each layer's strength alone adds to the log error, on each crossbar that was scanned.
+
+    The rises of a crossbar are above its own mildest candidate, whose own rise above that of the
+    first crossbar comes on top. A layer is looked up on the scanned crossbar nearest to its own.
+
+    Args:
+        rows: of the scan's candidates, those of one method and crossbar after the other.
+        shapes: the network's layers.
+    """
+
+    def __init__(self, rows: Sequence[_Row], shapes: Mapping[str, LayerShape]) -> None:
+        self._layers = list(shapes)
+        self._curves: dict[_Where, dict[CrossbarSpec, tuple[Array, Array]]] = {}
+        self._rises: dict[CrossbarSpec, float] = {}
+        groups: dict[tuple[str, CrossbarSpec], list[_Row]] = {}
+        for row in rows:
+            groups.setdefault((row.candidate.method, row.candidate.plan.default), []).append(row)
+        firsts: dict[str, float] = {}
+        for (method, spec), group in groups.items():
+            kept = [log_strengths(row.candidate, shapes) for row in group]
+            mildest = max(range(len(group)), key=lambda index: sum(kept[index].values()))
+            least = group[mildest].log_error
+            first = firsts.setdefault(method, least)
+            self._rises.setdefault(spec, least - first)
+            rises = [row.log_error - least for row in group]
+            for where, points in _single_changes(kept, kept[mildest], rises).items():
+                strengths = sorted(points)
+                curve = np.array(strengths), np.array([points[s] for s in strengths])
+                self._curves.setdefault(where, {})[spec] = curve
+
+    def predict(self, candidate: Candidate, kept: Mapping[_Where, float]) -> float:
+        """The sum of what the strengths of a candidate, `kept`, and its crossbars add."""
+        total = 0.0
+        for where, curves in self._curves.items():
+            strengths, rises = curves[_nearest(candidate.plan[where[0]], curves)]
+            total += float(np.interp(kept[where], strengths, rises))
+        if self._rises:
+            own = [self._rises[_nearest(candidate.plan[n], self._rises)] for n in self._layers]
+            total += sum(own) / len(own)
+        return total
 
 
 class _Process:
@@ -403,25 +443,28 @@ def _volume(points: Array) -> float:
     return float(moocore.hypervolume(points, ref=np.ones(points.shape[1])))
 
 
-def _curves(
-    scan: Sequence[_Row], shapes: Mapping[str, LayerShape], dense: float
-) -> dict[tuple[str, str], tuple[Array, Array]]:
-    """By how much each layer's strength alone raises the log error: strengths, and rises."""
-    if not scan:
-        return {}
-    mildest = log_strengths(scan[0].candidate, shapes)
-    points: dict[tuple[str, str], dict[float, float]] = {}
-    for row in scan[1:]:
-        kept = log_strengths(row.candidate, shapes)
-        changed = [where for where in kept if kept[where] != mildest[where]]
+def _single_changes(
+    kept: Sequence[Mapping[_Where, float]], mildest: Mapping[_Where, float], rises: Sequence[float]
+) -> dict[_Where, dict[float, float]]:
+    """Rises by strength, of each strength that some candidate alone has other than the mildest."""
+    points: dict[_Where, dict[float, float]] = {}
+    for strengths, rise in zip(kept, rises, strict=True):
+        changed = [where for where in strengths if strengths[where] != mildest[where]]
         if len(changed) == 1:
             (where,) = changed
             own = points.setdefault(where, {0.0: 0.0, mildest[where]: 0.0})
-            own[kept[where]] = max(0.0, row.log_error - scan[0].log_error)
-    return {
-        where: (np.array(sorted(own)), np.array([own[strength] for strength in sorted(own)]))
-        for where, own in points.items()
-    }
+            own[strengths[where]] = max(0.0, rise)
+    return points
+
+
+def _nearest(spec: CrossbarSpec, scanned: Iterable[CrossbarSpec]) -> CrossbarSpec:
+    """The scanned crossbar whose size is nearest, in powers of two; of equals, the first."""
+
+    def distance(other: CrossbarSpec) -> float:
+        heights, widths = other.wordlines / spec.wordlines, other.bitlines / spec.bitlines
+        return abs(math.log2(heights)) + abs(math.log2(widths))
+
+    return min(scanned, key=distance)
 
 
 def _anchors(rows: Sequence[_Row], shapes: Mapping[str, LayerShape], dense: float) -> list[_Row]:

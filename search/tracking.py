@@ -28,7 +28,8 @@ from hwmodel.errors import TrackingError
 from search.environment import describe_environment
 from search.evaluate import FAILED
 from search.mlflow_store import MlflowStore, TrialRun, is_refusal, reason
-from search.objectives import COSTS
+from search.objectives import ACCURACIES, COSTS
+from search.repeats import REPEATED, repeat_by
 from search.study import MEASURED, Study, candidate_of, status
 from search.urls import shown
 from spaces.candidate import Candidate
@@ -107,6 +108,9 @@ class MlflowMirror:
             run = _trial_run(self.study, trial, pareto=trial.number in self._front)
             self._sender.post(partial(self._send, run))
         self._waiting |= {trial.number for trial in unsent}
+        again = {repeat_by(trial) for trial in new if status(trial) in (REPEATED, FAILED)}
+        for member in sorted({repeat.member for repeat in again if repeat is not None}):
+            self._sender.post(partial(self._store.log_metrics, *self._seeds_of(member)))
         changed = (before ^ self._front) - {trial.number for trial in unsent}
         for number in sorted(changed):
             self._sender.post(partial(self._store.set_pareto, number, number in self._front))
@@ -154,10 +158,18 @@ class MlflowMirror:
         return self._flushed(_PATIENCE_S)
 
     def close(self) -> None:
-        """Stops the mirror's thread; a parent run that `finish` did not end is ended as killed."""
-        if not self._ended:
-            self._end("KILLED")
-            self._flushed(_CLOSING_S)
+        """Stops the mirror's thread; a parent run that `finish` did not end is ended as killed.
+
+        So is one whose end `finish` was not let wait for: what was to come before it stays undone,
+        for the next driver to send.
+        """
+        if self._sender.wait(0) and self._ended:
+            self._sender.stop(_CLOSING_S)
+            return
+        if self._ended:
+            self._sender.clear()
+        self._end("KILLED")
+        self._flushed(_CLOSING_S)
         self._sender.stop(_CLOSING_S)
 
     def _open_store(self) -> MlflowStore:
@@ -193,6 +205,17 @@ class MlflowMirror:
         self._seen = len(trials)
         self._open = [n for n in candidates if not trials[n].state.is_finished()]
         return [trials[n] for n in candidates if trials[n].state.is_finished()]
+
+    def _seeds_of(self, number: int) -> tuple[int, dict[str, float], int]:
+        """What a member came to over its seeds: its number, metrics, and when that was known."""
+        member = self.study.trials()[number]
+        repeats = self.study.repeats(member)
+        ended = [t.datetime_complete for t in repeats if t.datetime_complete is not None]
+        metrics = {"seeds": 1.0 + sum(status(repeat) == REPEATED for repeat in repeats)}
+        for name, spread in self.study.spreads(member).items():
+            if name in ACCURACIES:
+                metrics |= {f"{name}_{key}": value for key, value in asdict(spread).items()}
+        return number, metrics, int(max(ended).timestamp() * 1000)
 
     def _retag(self, front: set[int], tagged: set[int]) -> None:
         """Makes this the front, where the store's tags, once the queue is sent, say another."""
@@ -264,6 +287,12 @@ class _Sender:
                 self._changed.wait(left)
             return not self._jobs
 
+    def clear(self) -> None:
+        """Forgets all jobs but the one that is under way."""
+        with self._changed:
+            while len(self._jobs) > 1:
+                self._jobs.pop()
+
     def stop(self, patience_s: float) -> None:
         """Ends the thread after the call that it is in; what is queued stays undone."""
         with self._changed:
@@ -308,8 +337,11 @@ class _Sender:
 def _trial_run(study: Study, trial: FrozenTrial, *, pareto: bool) -> TrialRun:
     """What the run of an ended trial says: all that the mirror reads of a trial."""
     outcome = status(trial)
-    endings = {FAILED: "FAILED", **dict.fromkeys(MEASURED, "FINISHED")}
+    endings = {FAILED: "FAILED", **dict.fromkeys((*MEASURED, REPEATED), "FINISHED")}
     tags = {_STUDY_TAG: study.folder.name, "status": outcome}
+    repeat = repeat_by(trial)
+    if repeat is not None:
+        tags["repeat_of"] = str(repeat.member)
     if "reason" in trial.user_attrs:
         tags["reason"] = str(trial.user_attrs["reason"])[:5000]
     evaluation = trial.user_attrs.get("evaluation", {})

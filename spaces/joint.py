@@ -14,7 +14,7 @@ from hwmodel.errors import ConfigError
 from hwmodel.geometry import LayerShape, whole_crossbars
 from spaces.candidate import Candidate, LayerSetting
 from spaces.space import Suggester
-from spaces.strength import KINDS, dense_adc_bits
+from spaces.strength import BY_SEGMENT, KINDS, dense_adc_bits
 from trainers.methods import STRENGTHS, method_entry
 
 __all__ = ["JointSpace", "LayerSpace", "SpaceConfig"]
@@ -175,6 +175,30 @@ class JointSpace:
             seed=seed,
         )
 
+    def describe(self) -> dict[str, list[Any]]:
+        """What tells this space from others: the choices of each dimension, the layers' sizes."""
+        found: dict[str, list[Any]] = {
+            f"{shape.name}'s rows and outputs": [shape.rows, shape.outputs]
+            for shape in self.shapes.values()
+        }
+        for index in range(len(self.methods)):
+            mildest = _Mildest({**self._base_sizes(), "method": index})
+            self.suggest(mildest, seed=0)
+            found |= {name: list(self._choices_of(name)) for name in mildest.parameters}
+        return found
+
+    def parameters(self, candidate: Candidate) -> dict[str, int] | None:
+        """Parameters that mean this candidate, whatever its seed; None if none do."""
+        wanted = _Wanted(self._choices_of, candidate)
+        found = self.suggest(wanted, candidate.seed)
+        names = [*self.shapes, *candidate.layers]
+        same = (found.network, found.method) == (candidate.network, candidate.method) and all(
+            found.plan[name] == candidate.plan[name]
+            and found.layers.get(name) == candidate.layers.get(name, LayerSetting())
+            for name in names
+        )
+        return wanted.parameters if same else None
+
     def starts(self) -> list[dict[str, Any]]:
         """The same step of every layer's choices, mildest first, on the base's own crossbar."""
         starts = []
@@ -188,29 +212,62 @@ class JointSpace:
                 starts.append(fixed.parameters)
         return starts
 
-    def scan(self, steps: int) -> list[dict[str, Any]]:
-        """Each dimension of each layer alone, on the base's own crossbar, the rest at its mildest.
+    def scan(self, steps: int, sizes: int = 0) -> list[dict[str, Any]]:
+        """Each dimension of each layer alone, the rest at its mildest.
+
+        First on the base's own crossbar. Then what is counted by segment on other heights, and
+        shares of outputs on other widths: nothing else of accuracy depends on a crossbar's size.
 
         Args:
             steps: choices to try of each dimension, the strongest first and the rest spread evenly;
                 its mildest is not one of them.
+            sizes: heights and widths to try beside the base's, from the smallest to the largest.
         """
+        return [
+            parameters
+            for index in range(len(self.methods))
+            for crossbar, kinds in self._scanned_crossbars(sizes)
+            for parameters in self._scan_on({**crossbar, "method": index}, kinds, steps)
+        ]
+
+    def _scan_on(
+        self, fixed: Mapping[str, int], kinds: Sequence[str], steps: int
+    ) -> list[dict[str, Any]]:
+        """The mildest candidate of a method on a crossbar, and what changes one thing of it."""
+        mildest = _Mildest(fixed)
+        self.suggest(mildest, seed=0)
         found = []
-        sizes = self._base_sizes()
-        for index in range(len(self.methods)):
-            mildest = _Mildest({**sizes, "method": index})
-            self.suggest(mildest, seed=0)
-            found.append(mildest.parameters)
-            for name in mildest.parameters:
-                kind = name.split(".")[-1]
-                if kind not in KINDS:
-                    continue
-                others = [v for v in mildest.choices[name] if v != mildest.parameters[name]]
-                if kind == "block_size":
-                    others.reverse()
-                stride = max(1, -(-len(others) // steps))
-                found += [{**mildest.parameters, name: value} for value in others[::stride]]
+        for name in mildest.parameters:
+            kind = name.split(".")[-1]
+            if kind not in kinds:
+                continue
+            others = [v for v in mildest.choices[name] if v != mildest.parameters[name]]
+            if kind == "block_size":
+                others.reverse()
+            stride = max(1, -(-len(others) // steps))
+            found += [{**mildest.parameters, name: value} for value in others[::stride]]
+        return [mildest.parameters, *found] if found or kinds is KINDS else []
+
+    def _scanned_crossbars(self, count: int) -> list[tuple[dict[str, int], Sequence[str]]]:
+        """The crossbars to scan, the base's own first, and what to scan on each."""
+        base = self._base_sizes()
+        found: list[tuple[dict[str, int], Sequence[str]]] = [(base, KINDS)]
+        for size, kinds in (("wordlines", BY_SEGMENT), ("bitlines", ("kept_filters",))):
+            others = [i for i in range(len(getattr(self.config, size))) if i != base[size]]
+            step = (len(others) - 1) / max(count - 1, 1)
+            chosen = sorted({others[round(i * step)] for i in range(count)} if others else ())
+            found += [({**base, size: index}, kinds) for index in chosen]
         return found
+
+    def _choices_of(self, dimension: str) -> Sequence[Any]:
+        """What the indices of a dimension mean."""
+        layer, _, kind = dimension.rpartition(".")
+        if kind == "method":
+            return self.methods
+        own = self._choices.get(layer)
+        known = kind in KINDS and own is not None
+        choices: Sequence[Any] = getattr(own if known else self.config, kind)
+        return choices
 
     def _base_sizes(self) -> dict[str, int]:
         """The choices nearest to the base's own crossbar."""
@@ -314,6 +371,32 @@ class _Mildest:
         mild = low if kind == "block_size" else high
         self.parameters[name] = self.sizes.get(kind, mild)
         self.choices[name] = range(low, high + 1)
+        return self.parameters[name]
+
+
+class _Wanted:
+    """A suggester of what a candidate has; it records the parameters.
+
+    Args:
+        choices: of a dimension, by its name.
+        candidate: a setting that it leaves open is taken at its mildest, like one that the space
+            does not have.
+    """
+
+    def __init__(self, choices: Callable[[str], Sequence[Any]], candidate: Candidate) -> None:
+        self._choices = choices
+        self._candidate = candidate
+        self.parameters: dict[str, int] = {}
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        layer, _, kind = name.rpartition(".")
+        candidate, choices = self._candidate, self._choices(name)
+        holder: Any = candidate if kind == "method" else candidate.plan[layer]
+        if kind in KINDS:
+            holder = candidate.layers.get(layer, LayerSetting())
+        wanted = getattr(holder, kind)
+        mildest = low if kind == "block_size" else high
+        self.parameters[name] = choices.index(wanted) if wanted in choices else mildest
         return self.parameters[name]
 
 

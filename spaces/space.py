@@ -25,8 +25,17 @@ class Space(Protocol):
     def starts(self) -> list[dict[str, Any]]:
         """Parameters of a few candidates worth trying first."""
 
-    def scan(self, steps: int) -> list[dict[str, Any]]:
-        """Parameters of candidates that change one thing each, in so many steps."""
+    def describe(self) -> dict[str, list[Any]]:
+        """What tells this space from others: the choices of each dimension, as plain data."""
+
+    def parameters(self, candidate: Candidate) -> dict[str, int] | None:
+        """Parameters that mean this candidate, whatever its seed; None if none do."""
+
+    def scan(self, steps: int, sizes: int) -> list[dict[str, Any]]:
+        """Parameters of candidates that change one thing each, in so many steps.
+
+        On so many crossbar heights and widths beside the usual one.
+        """
 
 
 class Drawn:

@@ -8,10 +8,13 @@ from hwmodel.geometry import LayerShape
 from spaces.candidate import Candidate, LayerSetting
 from trainers.methods import STRENGTHS
 
-__all__ = ["KINDS", "dense_adc_bits", "log_strengths"]
+__all__ = ["BY_SEGMENT", "KINDS", "dense_adc_bits", "log_strengths"]
 
 KINDS = (*STRENGTHS, "kept_shapes", "kept_filters")
 """Everything that can be asked of one layer."""
+
+BY_SEGMENT = ("nonzeros", "adc_bits", "kept_shapes")
+"""Of these, what means more or less on a taller crossbar."""
 
 
 def log_strengths(

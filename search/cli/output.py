@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from search.blame import why_empty
 from search.folder import DEFAULT_STORAGE
 from search.objectives import COSTS
-from search.report import ratios
+from search.repeats import REPEATED, repeat_by
+from search.report import over_seeds, ratios
 from search.rescore import Rescored
 from search.run import Outcome
-from search.study import Study, candidate_of, values
+from search.study import MEASURED, Study, candidate_of, status, values
 from search.units import display_name, display_number, display_value
 
 __all__ = [
@@ -74,7 +76,12 @@ class StudyDisplay:
         self._shown.update(trial.number for trial in new)
         if not self._console.is_terminal:
             for trial in new:
-                self.message(_trial_line(study, trial))
+                if not trial.user_attrs.get("scan"):
+                    self.message(_trial_line(study, trial))
+            if any(trial.user_attrs.get("scan") for trial in new):
+                measured, left = _scanned(study)
+                if left == 0:
+                    self.message(f"the scan is done: {measured} candidates are measured")
             return
         if self._live is None:
             self._live = Live(console=self._console, refresh_per_second=2, transient=True)
@@ -93,6 +100,9 @@ class StudyDisplay:
         elapsed = time.monotonic() - self._started
         table = front_table(study)
         table.title = f"{study.folder.name}: {study.spent}/{budget} trials ({counts or 'none yet'})"
+        measured, left = _scanned(study)
+        if left:
+            table.title += f", scanned {measured} of {measured + left}"
         table.caption = f"{elapsed:.0f} s, hypervolume {study.hypervolume():.4f}"
         return table
 
@@ -100,7 +110,9 @@ class StudyDisplay:
 def front_table(study: Study) -> Table:
     """The front, best accuracy first, with the dense network in the last row."""
     dense = study.dense
-    table = _members_table([(trial, values(trial)) for trial in study.front()])
+    front = study.front()
+    spread = {trial.number: over_seeds(study, trial, "accuracy") for trial in front}
+    table = _members_table([(trial, study.means(trial)) for trial in front], spread)
     if dense is not None:
         _add_dense(table, dense.values, _bits(dense.adc_bits))
     return table
@@ -109,7 +121,7 @@ def front_table(study: Study) -> Table:
 def print_rescored(rescored: Rescored) -> None:
     """The front under another ADC law, and who left or joined it."""
     console = Console(width=None if sys.stdout.isatty() else 132)
-    table = _members_table(rescored.front)
+    table = _members_table(rescored.front, {})
     table.title = f"under the ADC law {rescored.law}"
     _add_dense(table, rescored.dense, "")
     console.print(table)
@@ -119,7 +131,10 @@ def print_rescored(rescored: Rescored) -> None:
     console.print(f"hypervolume {rescored.hypervolume:.4f}", highlight=False)
 
 
-def _members_table(members: Sequence[tuple[FrozenTrial, Mapping[str, float]]]) -> Table:
+def _members_table(
+    members: Sequence[tuple[FrozenTrial, Mapping[str, float]]], spread: Mapping[int, str]
+) -> Table:
+    """The members; `spread` says between what limits their accuracies lie, if that is known."""
     table = Table()
     table.add_column("trial", justify="right")
     shown = _shown(members[0][1] if members else {})
@@ -127,6 +142,8 @@ def _members_table(members: Sequence[tuple[FrozenTrial, Mapping[str, float]]]) -
         table.add_column(display_name(name), justify="right")
     table.add_column("crossbar", justify="right")
     table.add_column("ADC bits")
+    if any(spread.values()):
+        table.add_column("accuracy over seeds", no_wrap=True)
     for trial, found in sorted(members, key=lambda member: -member[1]["accuracy"]):
         spec = candidate_of(trial).plan.default
         table.add_row(
@@ -134,6 +151,7 @@ def _members_table(members: Sequence[tuple[FrozenTrial, Mapping[str, float]]]) -
             *[display_number(name, found[name]) for name in shown],
             f"{spec.wordlines}x{spec.bitlines}",
             _bits(trial.user_attrs["evaluation"]["adc_bits"]),
+            *([spread[trial.number]] if any(spread.values()) else []),
         )
     return table
 
@@ -157,7 +175,8 @@ def print_summary(study: Study, outcome: Outcome | None) -> None:
         _print_ratios(console, study)
     else:
         counts = ", ".join(f"{count} {what}" for what, count in study.counts().items())
-        console.print(f"no trial is on the front: {counts}; see 'reason' in trials.parquet")
+        empty = f"no trial is on the front ({counts}): {why_empty(study)}"
+        console.print(empty, markup=False, highlight=False, soft_wrap=True)
     name, folder = study.folder.name, study.folder
     lines = []
     if outcome is not None:
@@ -188,9 +207,9 @@ def _print_ratios(console: Console, study: Study) -> None:
     for name in COSTS:
         table.add_column(name, justify="right")
     best: dict[str, tuple[float, int]] = {}
-    for trial in sorted(front, key=lambda t: -values(t)["accuracy"]):
-        found = ratios(dict(dense.values), values(trial))
-        lost = dense.values["accuracy"] - values(trial)["accuracy"]
+    for trial in sorted(front, key=lambda t: -study.means(t)["accuracy"]):
+        found = ratios(dict(dense.values), study.means(trial))
+        lost = dense.values["accuracy"] - study.means(trial)["accuracy"]
         table.add_row(str(trial.number), f"{lost:.4f}", *[f"{r:.2f}" for r in found.values()])
         if lost <= _WITHIN + 1e-9:
             for name, ratio in found.items():
@@ -227,12 +246,19 @@ def _timing(study: Study, outcome: Outcome) -> list[str]:
     ]
 
 
-def _trial_line(study: Study, trial: Any) -> str:
-    from search.study import MEASURED, status
+def _scanned(study: Study) -> tuple[int, int]:
+    """How many candidates of the scan are measured, and how many are still to be."""
+    scan = [trial for trial in study.trials() if trial.user_attrs.get("scan")]
+    left = sum(not trial.state.is_finished() for trial in scan)
+    return sum(status(trial) == "projected" for trial in scan), left
 
-    outcome = status(trial)
+
+def _trial_line(study: Study, trial: Any) -> str:
+    outcome, repeat = status(trial), repeat_by(trial)
     head = f"[{study.spent}/{study.config.study.trials}] trial {trial.number} {outcome}"
-    if outcome not in MEASURED:
+    if repeat is not None:
+        head += f" (trial {repeat.member} under another seed)"
+    if outcome not in (*MEASURED, REPEATED):
         return f"{head}: {trial.user_attrs.get('reason', '')}"
     found = values(trial)
     shown = [f"{n} {display_value(n, found[n])}" for n in study.config.study.objectives]

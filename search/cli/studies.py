@@ -21,8 +21,15 @@ Storage = Annotated[Path, typer.Option(help="Folder of all studies.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option(help="No progress.")]
 MaxTrials = Annotated[int | None, typer.Option(help="Candidates to evaluate.")]
+MaxEpochs = Annotated[int | None, typer.Option(help="Epochs of training to spend in all.")]
+LeastGain = Annotated[
+    float | None, typer.Option(help="Stop when the hypervolume's relative gain falls below this.")
+]
 TimeBudget = Annotated[
     float | None, typer.Option(help="Seconds to search; trials under way are queued again.")
+]
+Seeds = Annotated[
+    int | None, typer.Option(help="Train the front under so many seeds once it is found.")
 ]
 TrackingUri = Annotated[str | None, typer.Option(help="An MLflow server or database.")]
 Workers = Annotated[int | None, typer.Option(help="Trials at a time.")]
@@ -35,12 +42,18 @@ def search(
     config: Annotated[Path, typer.Argument(help="The study's TOML file.")],
     name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
     max_trials: MaxTrials = None,
+    max_epochs: MaxEpochs = None,
+    least_gain: LeastGain = None,
     time_budget: TimeBudget = None,
+    seeds: Seeds = None,
     workers: Workers = None,
     storage: Storage = DEFAULT_STORAGE,
     address: Address = None,
     tracking_uri: TrackingUri = None,
     quiet: Quiet = False,
+    warm_start: Annotated[
+        list[str] | None, typer.Option(help="A study whose front is tried first; may be repeated.")
+    ] = None,
     show_config: Annotated[bool, typer.Option(help="Print every setting and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -49,7 +62,15 @@ def search(
     from search.folder import StudyFolder
 
     overrides = {
-        "study": given(name=name, trials=max_trials, time_budget_s=time_budget),
+        "study": given(
+            name=name,
+            trials=max_trials,
+            epochs=max_epochs,
+            least_gain=least_gain,
+            time_budget_s=time_budget,
+            warm_start=warm_start or None,
+        ),
+        "fidelity": given(seeds=seeds),
         "ray": given(workers=workers, address=address),
         "mlflow": given(tracking_uri=tracking_uri),
     }
@@ -64,11 +85,12 @@ def search(
     from search.mlflow_store import check_tracking
     from search.run import make_space
     from search.study import Study
+    from search.warm_start import warm_starts
 
     folder = StudyFolder(storage, settings.study.name)
     if not folder.exists:  # what is wrong is better known before there is a study
         problem = load_problem(settings)
-        make_space(problem)
+        warm_starts(folder, settings, make_space(problem))
         check_problem(problem)
         check_tracking(settings.mlflow.tracking_uri)
         Exchange(settings.study.storage_path, folder).check()
@@ -78,7 +100,10 @@ def search(
 def resume(
     name: Annotated[str, typer.Argument(help="The study.")],
     max_trials: MaxTrials = None,
+    max_epochs: MaxEpochs = None,
+    least_gain: LeastGain = None,
     time_budget: TimeBudget = None,
+    seeds: Seeds = None,
     workers: Workers = None,
     storage: Storage = DEFAULT_STORAGE,
     address: Address = None,
@@ -92,7 +117,10 @@ def resume(
 
     study = Study.open(StudyFolder(storage, name))
     overrides = {
-        "study": given(trials=max_trials, time_budget_s=time_budget),
+        "study": given(
+            trials=max_trials, epochs=max_epochs, least_gain=least_gain, time_budget_s=time_budget
+        ),
+        "fidelity": given(seeds=seeds),
         "ray": given(workers=workers, address=address),
         "mlflow": given(tracking_uri=tracking_uri),
     }
@@ -213,28 +241,31 @@ def _drive(
         print_summary(study, outcome)
     if not outcome.complete and study.config.study.time_budget_s is None:
         spent, budget = study.spent, study.config.study.trials
+        then = "" if study.exhausted is None else ", before the front was repeated"
         say(
-            f"interrupted after {spent} of {budget} trials; go on with: "
+            f"interrupted after {spent} of {budget} trials{then}; go on with: "
             f"crossfront resume {study.folder.name}"
         )
         raise typer.Exit(1)
-    if study.spent and not study.counts()["complete"]:
+    if study.spent and not (study.counts()["complete"] and study.front()):
         raise typer.Exit(1)
 
 
 def _selected(study: "Study", rule: str) -> Any:
     """The front member that a rule or a trial number names."""
+    from search.blame import why_empty
     from search.front import select
-    from search.study import values
 
     front = study.front()
+    if not front:
+        raise StudyError(f"the front is empty: {why_empty(study)}")
     if rule.isdecimal():
         for trial in front:
             if trial.number == int(rule):
                 return trial
         numbers = ", ".join(str(trial.number) for trial in front) or "none"
         raise StudyError(f"trial {rule} is not on the front; front members: {numbers}")
-    chosen = select([values(trial) for trial in front], study.config.study.objectives, rule)
+    chosen = select([study.means(trial) for trial in front], study.config.study.objectives, rule)
     return front[chosen]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwmodel.errors import ConfigError, SpecError
-from hwmodel.records import check_keys, merge_tables, read_record
+from hwmodel.records import check_keys, differences, listed, merge_tables, read_record
 
 
 class Colour(StrEnum):
@@ -197,3 +197,19 @@ def test_merged_tables_prefer_the_second_key_by_key(base: dict, over: dict) -> N
 def test_merging_goes_into_tables() -> None:
     merged = merge_tables({"a": {"x": 1, "y": 2}, "b": 1}, {"a": {"y": 3}, "c": 4})
     assert merged == {"a": {"x": 1, "y": 3}, "b": 1, "c": 4}
+
+
+def test_differences_name_each_key_with_both_values() -> None:
+    there = {"a": 1, "b": {"c": [1, 2], "d": "x"}, "e": 3}
+    here = {"a": 1, "b": {"c": [1], "d": "x"}, "f": None}
+    assert differences(there, here) == [
+        "b.c is [1, 2] there, [1] here",
+        "e is 3 there, not set here",
+        "f is not set there, None here",
+    ]
+    assert differences(there, there) == []
+
+
+def test_long_lists_are_cut() -> None:
+    assert listed(["a", "b"]) == "a, b"
+    assert listed(list("abcdef"), most=3) == "a, b, c, and 3 more"

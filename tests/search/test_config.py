@@ -309,6 +309,8 @@ def test_surrogate_models_accuracy_beside_costs(objectives: list[str]) -> None:
         ({"rungs": [0]}, "fidelity.rungs is 0; allowed: an integer from 1"),
         ({"reduction": 1}, "fidelity.reduction is 1; allowed: an integer from 2"),
         ({"scan": 2}, "fidelity.scan is 2; allowed without fidelity.projection: 0"),
+        ({"scan_sizes": 1}, "fidelity.scan_sizes is 1; allowed without fidelity.scan: 0"),
+        ({"seeds": 0}, "fidelity.seeds is 0; allowed: an integer from 1"),
     ],
 )
 def test_rungs_that_cannot_be_are_refused(fidelity: dict[str, Any], message: str) -> None:

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -59,13 +60,42 @@ def test_pareto_json_has_exactly_the_documented_keys(filled: Study) -> None:
         "projected": 0,
     }
     first, second = found["front"]
-    assert set(first) == {"number", "run_id", "values", "candidate", "adc_bits"}
+    assert set(first) == {"number", "run_id", "values", "candidate", "adc_bits", "seeds"}
+    assert (first["seeds"]["count"], first["seeds"]["failed"]) == (1, 0)
+    assert first["seeds"]["values"]["accuracy"] == {"mean": 0.85, "min": 0.85, "max": 0.85}
     assert (first["number"], first["run_id"]) == (1, "abc123")
     assert set(first["values"]) == set(OBJECTIVES) - {"robust_accuracy"}
     assert first["adc_bits"] == {"fc1": 5, "fc2": 3}
     assert Candidate.from_json(first["candidate"]).layers["fc1"].nonzeros == 10
     assert (second["number"], second["run_id"]) == (2, None)
     assert second["values"] == done(0.7, 0.25).values
+
+
+@pytest.fixture
+def repeated(tmp_path: Path) -> Study:
+    """One member over three seeds, one of which failed."""
+    study = new_study(tmp_path, {"fidelity": {"seeds": 3}}, trials=1)
+    for evaluation in (done(0.85, 0.5), done(0.83, 0.5), failed()):
+        try_one(study, replace(evaluation, epochs=5))
+    assert study.over
+    return study
+
+
+def test_pareto_json_says_what_a_member_came_to_over_its_seeds(repeated: Study) -> None:
+    (member,) = json.loads(json.dumps(pareto_json(repeated)))["front"]
+    assert member["values"]["accuracy"] == 0.85  # of the network that is exported
+    assert (member["seeds"]["count"], member["seeds"]["failed"]) == (2, 1)
+    spread = {"mean": pytest.approx(0.84), "min": 0.83, "max": 0.85}
+    assert member["seeds"]["values"]["accuracy"] == spread
+
+
+def test_report_and_tables_say_what_a_member_came_to_over_its_seeds(repeated: Study) -> None:
+    page = read_page(write_report(repeated))
+    assert "Accuracy over seeds" in page.text
+    assert "0.8300 to 0.8500, n=2, 1 failed" in page.text
+    rows = pyarrow.parquet.read_table(write_tables(repeated)["trials"]).to_pylist()
+    assert [row["repeat_of"] for row in rows] == [None, 0, 0]
+    assert [row["status"] for row in rows] == ["complete", "repeated", "failed"]
 
 
 def test_pareto_json_of_a_study_that_has_only_begun(tmp_path: Path) -> None:
@@ -84,6 +114,7 @@ def test_tables_read_back_with_types_and_values(filled: Study) -> None:
     table = pyarrow.parquet.read_table(written["trials"])
     assert table.schema.names == [
         "number",
+        "repeat_of",
         "status",
         "pareto",
         "reason",

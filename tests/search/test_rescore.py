@@ -1,5 +1,6 @@
 """Studies priced anew, on layers made by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,19 @@ def test_own_law_gives_the_same_front(tmp_path: Path) -> None:
     assert (again.left, again.joined) == ((), ())
     assert again.hypervolume == pytest.approx(study.hypervolume())
     assert again.reference == pytest.approx(study.reference)
+
+
+def test_repeated_members_stand_by_their_means(tmp_path: Path) -> None:
+    study = new_study(tmp_path, {"fidelity": {"seeds": 2}}, dense=False, trials=2)
+    study.set_dense(measured(study, 0.9, None))
+    for accuracy, nonzeros in ((0.88, 5), (0.86, 5), (0.82, 5), (0.86, 5)):
+        proposal = study.propose(Ladder(), price, DENSE_VALUES)
+        assert proposal is not None
+        study.finish(proposal.number, replace(measured(study, accuracy, nonzeros), epochs=1))
+    assert study.over
+    again = rescore(study, study.config.hardware.law)
+    assert [trial.number for trial, _ in again.front] == [1] == [t.number for t in study.front()]
+    assert again.hypervolume == pytest.approx(study.hypervolume())
 
 
 def test_law_without_area_of_bits_moves_the_front(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import platform
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -57,6 +58,44 @@ def test_only_the_front_and_running_trials_keep_their_checkpoints(study: Study) 
         "trial-00000",
         f"trial-{running.number:05d}",
     ]
+
+
+def test_whoever_may_come_to_the_front_keeps_its_checkpoint_until_it_is_repeated(
+    tmp_path: Path,
+) -> None:
+    study = new_study(tmp_path, {"fidelity": {"seeds": 2}}, trials=2)
+    names = []
+    for accuracy in (0.9, 0.8):
+        number = try_one(study, replace(done(accuracy, 0.5), epochs=1))
+        study.folder.checkpoint(number).mkdir(parents=True)
+    for accuracy in (0.6, 0.8):  # the first one was lucky
+        proposal = study.propose(Ladder(), price, DENSE_VALUES)
+        assert proposal is not None
+        study.folder.checkpoint(proposal.number).mkdir()
+        study.folder.training(proposal.number).touch()
+        drop_checkpoints_off_front(study)
+        names.append(sorted(path.name for path in (study.folder.path / "checkpoints").iterdir()))
+        study.finish(proposal.number, replace(done(accuracy, 0.5), epochs=1))
+    both = ["trial-00000", "trial-00001"]
+    assert names == [
+        [*both, "trial-00002", "trial-00002.training"],
+        [*both, "trial-00003", "trial-00003.training"],
+    ]
+    drop_checkpoints_off_front(study)
+    (kept,) = (study.folder.path / "checkpoints").iterdir()
+    assert kept.name == "trial-00001"
+
+
+def test_training_of_an_interrupted_repeat_is_kept(tmp_path: Path) -> None:
+    study = new_study(tmp_path, {"fidelity": {"seeds": 2}}, trials=1)
+    try_one(study, replace(done(0.9, 0.5), epochs=1))
+    repeat = study.propose(Ladder(), price, DENSE_VALUES)
+    assert repeat is not None
+    state = study.folder.training(repeat.number)
+    state.touch()
+    study.requeue_interrupted()
+    drop_checkpoints_off_front(study)
+    assert state.exists()
 
 
 def test_cluster_that_nothing_answers_is_known_at_once() -> None:

@@ -57,6 +57,42 @@ def test_study_is_not_created_twice(study: Study) -> None:
         Study.create(study.folder, study.config)
 
 
+def test_taken_name_says_which_settings_differ(study: Study) -> None:
+    other = study_config({"space": {"wordlines": [32]}}, trials=99)
+    with pytest.raises(StudyError) as error:
+        Study.create(study.folder, other)
+    message = str(error.value)
+    assert "space.wordlines is [32, 64, 128, 256, 512] there, [32] here" in message
+    assert "study.trials is 12 there, 99 here" in message
+    assert "seed" not in message
+
+
+def test_settings_of_another_version_are_refused(study: Study) -> None:
+    tables = {**study.config.to_json(), "fidelity": {"rings": [1]}}
+    study._handle.set_user_attr("crossfront", {"format": FORMAT, "config": tables})
+    with pytest.raises(StudyError, match=r"'tiny' has settings that .*'rings'.*the version that"):
+        reopened(study)
+
+
+def test_another_space_is_refused_by_what_differs(study: Study) -> None:
+    space = {"wordlines": [32, 64], "fc1.nonzeros": [1, 2]}
+    study.check_space(space)
+    reopened(study).check_space(space)
+    with pytest.raises(StudyError) as error:
+        reopened(study).check_space({"wordlines": [32, 128], "fc9.nonzeros": [1, 2]})
+    message = str(error.value)
+    assert "fc1.nonzeros is [1, 2] there, not set here" in message
+    assert "fc9.nonzeros is not set there, [1, 2] here" in message
+    assert "wordlines is [32, 64] there, [32, 128] here" in message
+
+
+def test_dense_baseline_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    study = new_study(tmp_path, dense=False)
+    with pytest.raises(StudyError, match="the dense baseline's power is nan; allowed: a finite"):
+        study.set_dense(done(0.9, 1.0, power=float("nan")))
+    assert study.dense is None
+
+
 def test_missing_study_names_those_that_are_there(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"no study 'x' .*studies there: none"):
         Study.open(StudyFolder(tmp_path, "x"))
@@ -224,7 +260,9 @@ def test_bounds_on_accuracy_wait_for_the_training(tmp_path: Path) -> None:
 
 def test_hundreds_of_infeasible_candidates_name_the_bound(tmp_path: Path) -> None:
     study = new_study(tmp_path, constraints=["area <= 1.5x", "power <= 0.005x"])
-    with pytest.raises(StudyError, match=r"500 of 500 .* break 'power <= 0\.005x'; loosen"):
+    with pytest.raises(
+        StudyError, match=r"500 of 500 .* break 'power <= 0\.005x', .* came to 0\.01x; loosen"
+    ):
         study.propose(Ladder(), price, DENSE_VALUES)
     assert study.counts()["infeasible"] == 500
     assert study.spent == 0
@@ -610,7 +648,7 @@ def test_study_ends_by_its_epochs(tmp_path: Path) -> None:
     study = new_study(tmp_path, RUNGS, trials=100, epochs=20)
     spend(study)
     assert 20 <= study.epochs <= 24
-    assert study.exhausted == "20 epochs of training are spent"
+    assert study.exhausted == "20 epochs of training are spent (more: --max-epochs)"
 
 
 def test_study_ends_when_the_hypervolume_no_longer_grows(tmp_path: Path) -> None:
@@ -627,3 +665,171 @@ def test_scanned_candidates_are_projected_and_never_trained(tmp_path: Path) -> N
         study.finish(propose(study).number, measured(0.8, 0.5, 0))
     assert [status(t) for t in study.trials()] == ["projected"] * 2
     assert propose(study).rung == 0
+
+
+# Repeats under further seeds.
+
+SEEDS = {"fidelity": {"seeds": 3}, "train": {"epochs": 4}}
+
+
+def repeating(storage: Path, *found: tuple[float, float], **study: Any) -> Study:
+    """A study over three seeds whose budget is spent on these accuracies and costs."""
+    made = new_study(storage, SEEDS, trials=len(found), **study)
+    for accuracy, cost in found:
+        try_one(made, measured(accuracy, cost, 4))
+    return made
+
+
+def test_members_of_the_front_are_repeated_under_other_seeds(tmp_path: Path) -> None:
+    study = repeating(tmp_path, (0.8, 0.5), (0.7, 0.6), (0.85, 0.9))
+    proposals = [propose(study) for _ in range(4)]
+    found = [trial(study, p.number) for p in proposals]
+    assert [(t.user_attrs["repeat_of"], t.user_attrs["repeat"]) for t in found] == [
+        (0, 1),
+        (2, 1),
+        (0, 2),
+        (2, 2),
+    ]
+    assert propose_none(study) is None
+    assert not study.over
+    for proposal, repeat in zip(proposals, found, strict=True):
+        member = candidate_of(trial(study, repeat.user_attrs["repeat_of"]))
+        assert proposal.candidate == replace(member, seed=proposal.candidate.seed)
+        assert (proposal.rung, proposal.root) == (0, proposal.number)
+    seeds = [candidate_of(t).seed for t in study.trials()]
+    assert len(set(seeds)) == len(seeds)
+    for number, accuracy in zip(
+        [p.number for p in proposals], (0.78, 0.86, 0.79, 0.9), strict=True
+    ):
+        cost = study.means(trial(study, 0 if accuracy < 0.8 else 2))["area"]
+        study.finish(number, measured(accuracy, cost, 4))
+    assert study.over
+    assert (study.spent, study.epochs, study.counts()["complete"]) == (3, 12, 3)
+    assert [t.number for t in study.front()] == [0, 2]
+    spread = study.spreads(trial(study, 0))["accuracy"]
+    assert (spread.mean, spread.min, spread.max) == (pytest.approx(0.79), 0.78, 0.8)
+    assert {status(t) for t in study.repeats(trial(study, 2))} == {"repeated"}
+
+
+def test_lucky_member_leaves_and_who_takes_its_place_is_repeated(tmp_path: Path) -> None:
+    study = repeating(tmp_path, (0.9, 0.5), (0.84, 0.5), (0.6, 0.6))
+    before = study.hypervolume()
+    assert [t.number for t in study.front()] == [0]
+    for accuracy, front in ((0.74, [1]), (0.84, [1]), (0.83, [1])):
+        study.finish(propose(study).number, measured(accuracy, 0.5, 4))
+        assert [t.number for t in study.front()] == front
+    assert study.over
+    assert [t.user_attrs.get("repeat_of") for t in study.trials()] == [None] * 3 + [0, 1, 1]
+    assert study.hypervolume() < before
+    again = reopened(study)
+    assert [t.number for t in again.front()] == [1]
+    assert again.over
+
+
+def test_member_leaves_whose_mean_breaks_a_bound(tmp_path: Path) -> None:
+    study = repeating(tmp_path, (0.86, 0.5), constraints=["accuracy >= 0.85"])
+    study.finish(propose(study).number, measured(0.8, 0.5, 4))
+    assert study.front() == []
+    assert study.over
+
+
+def test_repeat_that_fails_is_not_tried_again(tmp_path: Path) -> None:
+    study = repeating(tmp_path, (0.8, 0.5))
+    study.finish(propose(study).number, failed())
+    study.finish(propose(study).number, measured(0.7, 0.5, 4))
+    assert study.over
+    assert study.spent == 1
+    assert [status(t) for t in study.repeats(trial(study, 0))] == ["failed", "repeated"]
+    assert study.means(trial(study, 0))["accuracy"] == pytest.approx(0.75)
+
+
+def test_untrained_members_are_not_repeated(tmp_path: Path) -> None:
+    tables = {"fidelity": {"projection": True, "seeds": 2}, "train": {"epochs": 4}}
+    study = new_study(tmp_path, tables, trials=1, constraints=["area <= 0.9x"])
+    study.enqueue([{"x": 10}, {"x": 90}], scan=True)
+    for _ in range(2):
+        study.finish(propose(study).number, measured(0.8, 0.5, 0))
+    first = propose(study)
+    study.finish(first.number, measured(0.5, 0.4, 0))
+    study.finish(propose(study).number, measured(0.7, 0.4, 4))
+    assert [t.number for t in study.front()] == [0, first.number]
+    repeat = propose(study)
+    assert trial(study, repeat.number).user_attrs["repeat_of"] == first.number
+    assert repeat.rung == 1  # the last
+    study.finish(repeat.number, measured(0.7, 0.4, 4))
+    assert study.over
+
+
+def test_interrupted_repeat_goes_on_with_its_files(tmp_path: Path) -> None:
+    study = repeating(tmp_path, (0.8, 0.5))
+    lost = propose(study)
+    again = reopened(study)
+    assert again.requeue_interrupted() == 1
+    assert [t.number for t in again.resumable()] == [lost.number]
+    found = propose(again)
+    assert (found.candidate, found.root) == (lost.candidate, lost.root)
+    assert found.number != lost.number
+    again.finish(found.number, measured(0.8, 0.5, 4))
+    again.finish(propose(again).number, measured(0.8, 0.5, 4))
+    assert again.over
+    assert again.resumable() == []
+    assert [status(t) for t in again.trials()] == ["complete", "interrupted", *["repeated"] * 2]
+
+
+def test_repeat_of_a_dead_worker_runs_again_and_fails_in_the_end(tmp_path: Path) -> None:
+    study = repeating(tmp_path, (0.8, 0.5))
+    first = propose(study)
+    study.give_back(first.number, "lost")
+    second = propose(study)
+    assert (second.candidate, second.root) == (first.candidate, first.number)
+    study.give_back(second.number, "lost")
+    assert [status(t) for t in study.trials()] == ["complete", "interrupted", "failed"]
+    assert (study.spent, study.counts()["failed"]) == (1, 0)
+
+
+def test_measured_repeat_that_was_not_told_is_ended(tmp_path: Path) -> None:
+    study = repeating(tmp_path, (0.8, 0.5))
+    repeat = propose(study)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study._handle, "tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            study.finish(repeat.number, measured(0.7, 0.5, 4))
+    again = reopened(study)
+    again.requeue_interrupted()
+    assert status(trial(again, repeat.number)) == "repeated"
+    assert again.means(trial(again, 0))["accuracy"] == pytest.approx(0.75)
+
+
+def test_two_drivers_share_the_repeats(tmp_path: Path) -> None:
+    one = new_study(tmp_path, SEEDS, trials=2)
+    one.join()
+    other = reopened(one)
+    other.join()
+    first, second = propose(one), propose(other)
+    one.finish(first.number, measured(0.8, 0.4, 4))
+    assert propose_none(one) is None  # the front may change yet
+    assert not one.over
+    other.finish(second.number, measured(0.85, 0.5, 4))
+    proposals = [propose(driver) for driver in (one, other, one, other)]
+    assert [propose_none(one), propose_none(other)] == [None, None]
+    for driver, proposal in zip((one, other, one, other), proposals, strict=True):
+        assert [one.over, other.over] == [False, False]
+        driver.finish(proposal.number, measured(0.8, 0.4, 4))
+    assert one.over
+    assert other.over
+    assert len(one.trials()) == 6
+
+
+def test_more_trials_are_asked_for_after_repeats(tmp_path: Path) -> None:
+    study = repeating(tmp_path, (0.8, 0.5))
+    for _ in range(2):
+        study.finish(propose(study).number, measured(0.7, 0.5, 4))
+    study.reconfigure({"study": {"trials": 2}})
+    assert not study.over
+    study.finish(propose(study).number, measured(0.75, 0.5, 4))
+    assert [t.number for t in study.front()] == [3]
+    assert trial(study, propose(study).number).user_attrs["repeat_of"] == 3

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwmodel.crossbar import CrossbarSpec
+from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
 from search.front import hypervolume
 from search.study import Study
-from search.surrogate import SurrogateSampler, expected_improvement
-from spaces import Candidate, JointSpace, SpaceConfig
+from search.surrogate import SurrogateSampler, _Row, _Scan, expected_improvement
+from spaces import Candidate, JointSpace, LayerSetting, SpaceConfig
 from spaces.strength import log_strengths
 from tests.search.fakes import DENSE_VALUES, SHAPES, done, new_study
 
@@ -76,20 +76,20 @@ def accuracy(candidate: Candidate, epochs: int) -> float:
     return 0.9 - 0.8 * (1 - math.exp(-harm / (3000 if epochs else 600)))
 
 
-def searched(storage: Path, sampler: str, trials: int, scan: int) -> Study:
+def searched(storage: Path, sampler: str, trials: int, scan: int, sizes: int = 0) -> Study:
     tables = {
-        "fidelity": {"projection": True, "scan": scan},
+        "fidelity": {"projection": True, "scan": scan, "scan_sizes": sizes},
         "train": {"epochs": 4},
     }
     study = new_study(
-        storage / f"{sampler}{scan}",
+        storage / f"{sampler}{scan}{sizes}",
         tables,
         trials=trials,
         sampler=sampler,
         objectives=["accuracy", "area"],
     )
     space = joint()
-    study.enqueue(space.scan(scan) if scan else [], scan=True)
+    study.enqueue(space.scan(scan, sizes) if scan else [], scan=True)
     problem: Any = SimpleNamespace(
         shapes=SHAPES, planned_costs=cost, planned_dense=lambda: DENSE_VALUES
     )
@@ -107,10 +107,44 @@ def searched(storage: Path, sampler: str, trials: int, scan: int) -> Study:
 
 
 def test_finds_more_than_random_with_as_many_trials(tmp_path: Path) -> None:
-    modelled = searched(tmp_path, "surrogate", 10, 3)
     random = searched(tmp_path, "random", 10, 0)
-    assert modelled.spent == random.spent == 10
-    assert modelled.hypervolume() > 1.02 * random.hypervolume()
+    for sizes in (0, 1):
+        modelled = searched(tmp_path, "surrogate", 10, 3, sizes)
+        assert modelled.spent == random.spent == 10
+        assert modelled.hypervolume() > 1.02 * random.hypervolume()
+
+
+def scan_row(log_error: float, wordlines: int, **layers: int) -> _Row:
+    """A measurement of the scan: `layers` keep so many of the crossbar's rows, others all."""
+    settings = {name: LayerSetting(nonzeros=layers.get(name)) for name in SHAPES}
+    spec = CrossbarSpec(wordlines=wordlines)
+    candidate = Candidate(
+        network="mlp", method="tinyadc", plan=CrossbarPlan(default=spec), layers=settings
+    )
+    return _Row(candidate=candidate, epochs=0, log_error=log_error, projected=None)
+
+
+def test_scan_is_looked_up_on_the_nearest_crossbar() -> None:
+    rows = [
+        scan_row(-2.0, 128),
+        scan_row(-1.0, 128, fc1=32),
+        scan_row(-1.8, 128, fc2=32),
+        scan_row(-1.5, 512),
+        scan_row(-1.4, 512, fc1=128),  # as strong a bound, on taller segments
+    ]
+    scan = _Scan(rows, SHAPES)
+
+    def predict(row: _Row) -> float:
+        return scan.predict(row.candidate, log_strengths(row.candidate, SHAPES))
+
+    assert predict(rows[1]) == pytest.approx(1.0)
+    assert predict(scan_row(0.0, 128, fc1=32, fc2=32)) == pytest.approx(1.2)
+    assert predict(scan_row(0.0, 128, fc1=64)) == pytest.approx(0.5)
+    assert predict(scan_row(0.0, 64, fc1=16)) == pytest.approx(1.0)
+    assert predict(rows[4]) == pytest.approx(0.6)
+    assert predict(scan_row(0.0, 1024, fc1=196)) == pytest.approx(0.6)  # of 784 rows
+    assert predict(scan_row(0.0, 512, fc2=32)) == pytest.approx(0.7)  # scanned at 128 alone
+    assert _Scan([], SHAPES).predict(rows[0].candidate, {}) == 0.0
 
 
 def test_candidate_that_disappoints_goes_no_further(tmp_path: Path) -> None:

@@ -209,6 +209,26 @@ def test_pareto_tag_moves_with_the_front(study: Study, start: Start) -> None:
         assert pareto_of(study) == front
 
 
+def test_member_carries_what_it_came_to_over_its_seeds(storage: Path, start: Start) -> None:
+    study = new_study(storage, {"fidelity": {"seeds": 3}}, trials=1)
+    try_one(study, replace(done(0.8, 0.5), epochs=1))
+    mirror = start(study)
+    try_one(study, replace(done(0.7, 0.5), epochs=1))
+    send(mirror)
+    kill(mirror)
+    try_one(study, failed())
+    mirror = start(study)
+    mirror.finish({}, complete=True)
+    member, repeat, lost = (children_of(study)[number] for number in range(3))
+    assert member.data.metrics["seeds"] == 2
+    assert member.data.metrics["accuracy"] == 0.8
+    found = [member.data.metrics[f"accuracy_{key}"] for key in ("mean", "min", "max")]
+    assert found == [pytest.approx(0.75), 0.7, 0.8]
+    assert (repeat.data.tags["repeat_of"], repeat.data.tags["status"]) == ("0", "repeated")
+    assert (repeat.info.status, lost.info.status) == ("FINISHED", "FAILED")
+    assert pareto_of(study) == {0}
+
+
 def test_resumed_driver_goes_on_where_the_last_one_stopped(study: Study, start: Start) -> None:
     study.enqueue([{"x": x} for x in range(10, 14)])
     first = start(study)
@@ -605,3 +625,28 @@ def test_driver_killed_before_it_noted_its_parent_run_leaves_no_second_one(
     (left,) = parents_of(study)
     assert start(Study.open(study.folder)).parent == left.info.run_id
     assert len(parents_of(study)) == 1
+
+
+def test_end_that_was_not_waited_for_is_that_of_an_interrupted_study(
+    study: Study, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a second Ctrl-C does while the mirror catches up."""
+    mirror = start(study)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> None:
+        entered.set()
+        go_on.wait(10)
+
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mirror._store, "log_summary", slow)
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror._sender, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            mirror.finish({}, complete=True)
+    assert entered.wait(10)
+    threading.Timer(0.2, go_on.set).start()
+    mirror.close()
+    assert [run.info.status for run in parents_of(study)] == ["KILLED"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwmodel.crossbar import CrossbarSpec
+from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
 from hwmodel.errors import ConfigError, SpecError
 from hwmodel.geometry import LayerShape
 from spaces import Candidate, JointSpace, LayerSetting, SpaceConfig
@@ -220,6 +220,32 @@ def test_starts_are_accepted_by_optuna_and_reproduce(kind: str) -> None:
         study.tell(trial, 0.0)
 
 
+@pytest.mark.parametrize("kind", ["global", "per-layer", "cells"])
+def test_candidates_lead_back_to_their_parameters(kind: str) -> None:
+    joint = space(CHOICES[kind], methods=["tinyadc", "circulant", "admm-nn"])
+    for seed in range(20):
+        candidate = joint.suggest(Recorder(seed), seed)
+        parameters = joint.parameters(candidate)
+        assert parameters is not None
+        assert joint.suggest(Fixed(**parameters), seed) == candidate
+        assert joint.describe().keys() >= parameters.keys()
+
+
+def test_candidate_of_another_space_has_no_parameters_here() -> None:
+    joint = space(SpaceConfig(nonzeros=(2, 5), wordlines=(128,), bitlines=(128,)))
+    candidate = joint.suggest(Recorder(0), 0)
+    assert joint.parameters(candidate) is not None
+    first, *_ = joint.shapes
+    others = (
+        replace(candidate, network="another"),
+        replace(candidate, method="dub"),
+        replace(candidate, plan=CrossbarPlan(default=replace(joint.base, wordlines=64))),
+        replace(candidate, layers={**candidate.layers, "conv9": LayerSetting()}),
+        replace(candidate, layers={**candidate.layers, first: LayerSetting(nonzeros=3)}),
+    )
+    assert [joint.parameters(other) for other in others] == [None] * len(others)
+
+
 def test_starts_lie_on_the_base_crossbar_and_every_second_prunes_structure() -> None:
     starts = [space().suggest(Fixed(**p), 0) for p in space().starts()]
     assert len(starts) == 6
@@ -397,6 +423,38 @@ def test_optuna_chooses_among_all_methods() -> None:
         seen.add(candidate.method)
         study.tell(trial, 0.0)
     assert seen == set(ALL)
+
+
+def test_scan_changes_one_thing_of_the_mildest() -> None:
+    joint = space()
+    mildest, *others = joint.scan(2)
+    assert joint.suggest(Fixed(**mildest), 0).plan.default == BASE
+    assert len(others) == 14  # 3 counts, and the shares of rows and outputs that are not fixed
+    for parameters in others:
+        (changed,) = [name for name in parameters if parameters[name] != mildest[name]]
+        assert changed.split(".")[-1] in KINDS
+
+
+def test_scan_of_sizes_repeats_what_depends_on_them() -> None:
+    joint = space()
+    alone, both = joint.scan(2), joint.scan(2, 2)
+    assert both[: len(alone)] == alone
+    sizes = [(p["wordlines"], p["bitlines"]) for p in both[len(alone) :]]
+    base = (2, 1)  # 128 x 128
+    tall = 1 + 2 * 3 + 2 * 2  # the mildest, counts, shares of rows
+    wide = 1 + 2 * 2  # the mildest, shares of outputs
+    assert sizes == [
+        *[(0, base[1])] * tall,
+        *[(4, base[1])] * tall,
+        *[(base[0], 0)] * wide,
+        *[(base[0], 2)] * wide,
+    ]
+    assert len(joint.scan(2, 99)) == len(alone) + 4 * tall + 2 * wide
+
+
+def test_scan_of_sizes_leaves_out_methods_that_depend_on_none() -> None:
+    joint = space(kept_filters=(1.0,), kept_shapes=(1.0,), methods=["magnitude"])
+    assert joint.scan(2, 3) == joint.scan(2)
 
 
 def test_starts_begin_every_method_from_the_mildest_to_the_strongest() -> None:

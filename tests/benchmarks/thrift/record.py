@@ -91,9 +91,7 @@ def measure(problem: Problem, candidate: Candidate, weights: Path) -> list[dict[
                 problem, candidate, weights, Path(scratch) / "checkpoint", rung=rung, state=state
             )
             seconds = time.process_time() - started
-            found.append(
-                {"status": result.status, "values": dict(result.values), "cpu_s": seconds}
-            )
+            found.append({"status": result.status, "values": dict(result.values), "cpu_s": seconds})
     return found
 
 

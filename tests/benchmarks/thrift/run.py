@@ -30,7 +30,6 @@ import torch
 from search.config import load_config
 from search.evaluate import Evaluation, Problem, evaluate, load_problem, train_dense
 from search.exchange import Exchange
-from search.exchange import Exchange
 from search.folder import StudyFolder
 from search.run import drop_checkpoints_off_front, make_space
 from search.study import Study

@@ -1,9 +1,11 @@
 import fcntl
 import json
+import shutil
 import sys
 import tomllib
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +14,7 @@ import pytest
 from hwmodel.adc import ADC_LAWS
 from hwmodel.components import preset_names
 from search.cli import app, main
-from search.cli.output import print_json
+from search.cli.output import StudyDisplay, print_json
 from search.config import load_config, read_config
 from search.study import Study
 from tests.search.fakes import done, failed, new_study, try_one
@@ -497,10 +499,17 @@ def test_missing_dense_weights_leave_no_study(
     assert list(tmp_path.rglob("journal.log")) == []
 
 
+def test_warm_start_from_nothing_leaves_no_study(run: Run, study: Study) -> None:
+    write(TINY)
+    message = one_line(run("search", "tiny.toml", "--name", "new", "--warm-start", "old"))
+    assert "no study 'old' in 'studies'; studies there: tiny" in message
+    assert not (study.folder.storage / "new").exists()
+
+
 def test_name_that_is_taken_is_refused(run: Run, study: Study) -> None:
     write(TINY)
     message = one_line(run("search", "tiny.toml", "--name", "tiny"))
-    assert "study 'tiny' exists in 'studies'" in message
+    assert "study 'tiny' exists in 'studies' with other settings (" in message
     assert "crossfront resume tiny" in message
 
 
@@ -546,6 +555,15 @@ def test_pareto_shows_front_ratios_and_what_to_type_next(run: Run, study: Study)
     assert "ADC law sar_split, policy layer" in answer.out
 
 
+def test_pareto_shows_means_and_limits_over_seeds(run: Run, tmp_path: Path) -> None:
+    study = new_study(tmp_path / "studies", {"fidelity": {"seeds": 2}}, trials=1)
+    for accuracy in (0.85, 0.8):
+        try_one(study, replace(done(accuracy, 0.5), epochs=1))
+    answer = run("pareto", "tiny")
+    assert "0.8250" in answer.out
+    assert "0.8000 to 0.8500, n=2" in " ".join(answer.out.split())
+
+
 def test_pareto_finds_a_study_in_another_storage(run: Run, tmp_path: Path) -> None:
     new_study(tmp_path / "else where", name="far")
     answer = run("pareto", "far", "--storage", tmp_path / "else where")
@@ -553,6 +571,27 @@ def test_pareto_finds_a_study_in_another_storage(run: Run, tmp_path: Path) -> No
     assert "--storage" in answer.out
     message = one_line(run("pareto", "near", "--storage", tmp_path / "else where"))
     assert "studies there: far" in message
+
+
+def test_empty_front_says_which_bound_is_to_blame(run: Run, tmp_path: Path) -> None:
+    study = new_study(tmp_path / "studies", constraints=["accuracy >= 0.99"])
+    try_one(study, done(0.8, 0.5))
+    blame = "'accuracy >= 0.99' excludes 1 of 1 trials (nearest: 0.8)"
+    assert blame in run("pareto", "tiny").out
+    assert blame in one_line(run("export", "tiny", "--to", "out"))
+
+
+def test_spent_budget_says_so_and_how_to_give_more(
+    run: Run, tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = new_study(tmp_path / "studies", trials=1)
+    shutil.copy(empty_database, study.folder.storage / "mlflow.db")
+    study.folder.dense_weights.touch()
+    try_one(study, done(0.8, 0.5))
+    monkeypatch.setattr("search.run.load_problem", lambda config: None)
+    answer = run("resume", "tiny")
+    assert answer.code == 0
+    assert "nothing left to do: 1 of 1 trials are spent (more: --max-trials)" in answer.err
 
 
 @pytest.mark.parametrize("dense", [True, False])
@@ -583,7 +622,7 @@ def test_export_of_nothing_is_refused(
 def test_export_of_an_empty_front_is_refused(run: Run, tmp_path: Path) -> None:
     new_study(tmp_path / "studies")
     assert "front is empty" in one_line(run("export", "tiny", "--to", "out"))
-    assert "front members: none" in one_line(run("export", "tiny", "--select=0", "--to", "out"))
+    assert "front is empty" in one_line(run("export", "tiny", "--select=0", "--to", "out"))
 
 
 def test_export_without_its_checkpoint_names_the_file(
@@ -615,3 +654,22 @@ def test_numbers_that_json_has_no_word_for_become_null(
 def test_nan_becomes_null_too(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"a": float("nan")})
     assert json.loads(capsys.readouterr().out) == {"a": None}
+
+
+def test_scan_is_one_line_of_progress(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    tables = {"fidelity": {"projection": True, "scan": 2}, "train": {"epochs": 1}}
+    study = new_study(tmp_path, tables, constraints=["area <= 0.9x"])
+    study.enqueue([{"x": 10}, {"x": 95}, {"x": 20}], scan=True)
+    display = StudyDisplay()
+    display.update(study)
+    for _ in range(2):
+        try_one(study, done(0.8, 0.5))
+        display.update(study)
+    try_one(study, failed())
+    display.update(study)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "the scan is done: 2 candidates are measured"
+    assert [line for line in said if "trial" in line] == said[1:] != []
