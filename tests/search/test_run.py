@@ -73,7 +73,7 @@ def test_whoever_may_come_to_the_front_keeps_its_checkpoint_until_it_is_repeated
         assert proposal is not None
         study.folder.checkpoint(proposal.number).mkdir()
         study.folder.training(proposal.number).touch()
-        drop_checkpoints_off_front(study)
+        drop_checkpoints_off_front(study, Exchange(None, study.folder))
         names.append(sorted(path.name for path in (study.folder.path / "checkpoints").iterdir()))
         study.finish(proposal.number, replace(done(accuracy, 0.5), epochs=1))
     both = ["trial-00000", "trial-00001"]
@@ -81,7 +81,7 @@ def test_whoever_may_come_to_the_front_keeps_its_checkpoint_until_it_is_repeated
         [*both, "trial-00002", "trial-00002.training"],
         [*both, "trial-00003", "trial-00003.training"],
     ]
-    drop_checkpoints_off_front(study)
+    drop_checkpoints_off_front(study, Exchange(None, study.folder))
     (kept,) = (study.folder.path / "checkpoints").iterdir()
     assert kept.name == "trial-00001"
 
@@ -94,7 +94,7 @@ def test_training_of_an_interrupted_repeat_is_kept(tmp_path: Path) -> None:
     state = study.folder.training(repeat.number)
     state.touch()
     study.requeue_interrupted()
-    drop_checkpoints_off_front(study)
+    drop_checkpoints_off_front(study, Exchange(None, study.folder))
     assert state.exists()
 
 

@@ -4,8 +4,8 @@
 
 Candidates are drawn evenly from the space of `lenet5.toml`, no two alike but for their bitlines
 (which change costs but no accuracy), and trained by the product's own rungs: projected without
-training, after one epoch, after the full schedule. The first `--twice` are trained again from a second seed, which
-says how much of a difference is luck. Every candidate is appended at once to
+training, after one epoch, after the full schedule. The first `--twice` are trained again from a
+second seed, which says how much of a difference is luck. Every candidate is appended at once to
 `results/lenet5-table.jsonl`, so a run that was cut off goes on. `ranks.py` and `replay.py` read it.
 """
 

@@ -26,10 +26,10 @@ from sklearn.model_selection import KFold, cross_val_predict
 
 from search.config import load_config
 from search.evaluate import Evaluation, Problem, load_problem
+from search.folder import StudyFolder
 from search.front import hypervolume, nondominated
 from search.run import make_space
 from search.study import Study
-from search.folder import StudyFolder
 from spaces.candidate import Candidate
 from spaces.space import Drawn
 from tests.benchmarks.thrift import record
