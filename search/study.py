@@ -319,7 +319,11 @@ class Study:
         """Share of the cube below the reference point that the front dominates."""
         if self.dense is None:
             return 0.0
-        return hypervolume([self.means(trial) for trial in self.front()], self.reference)
+        return hypervolume(self.front_means(), self.reference)
+
+    def front_means(self) -> list[dict[str, float]]:
+        """What each member of the front stands for, in the front's order."""
+        return [self._ledger.means(trial) for trial in self.front()]
 
     def repeats(self, trial: FrozenTrial) -> list[FrozenTrial]:
         """The repeats of a trial that have ended, failed ones included."""
@@ -559,7 +563,7 @@ class Study:
     def _volume_with(self, number: int) -> float:
         """The hypervolume of the front and a trial that is about to end."""
         trial = self.trials()[number]
-        points = [self.means(member) for member in self.front()]
+        points = self.front_means()
         if is_feasible(trial):
             points.append(values(trial))
         return hypervolume(points, self.reference)

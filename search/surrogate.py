@@ -158,7 +158,7 @@ class SurrogateSampler:
         epochs = self.study.config.rungs[-1]
         reference = self.study.reference
         mean, spread = model.predict(candidates, epochs)
-        front = [self.study.means(trial) for trial in self.study.front()]
+        front = self.study.front_means()
         names = ["accuracy", *self._costs]
         points = [[scaled(found, reference, name) for name in names] for found in front]
         running = [
