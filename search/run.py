@@ -447,7 +447,9 @@ def _check_answers(address: str) -> None:
     if address == "auto":
         return
     if scheme not in ("", "ray") or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError("allowed: auto, HOST:PORT of the head (usually 6379), or ray://HOST:PORT")
+        raise ValueError(
+            "allowed: auto, local, HOST:PORT of the head (usually 6379), or ray://HOST:PORT"
+        )
     with socket.create_connection((host.strip("[]"), int(port)), timeout=10) as connection:
         if os.environ.get("RAY_USE_TLS", "0") == "0":
             connection.sendall(_GREETING)

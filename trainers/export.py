@@ -57,8 +57,9 @@ def export_folder(
         facts: more JSON for the manifest.
 
     Raises:
-        CheckpointError: an unreadable checkpoint, a target that holds something else or cannot be
-            written, or a graph whose results differ from the checkpoint's.
+        CheckpointError: an unreadable checkpoint, a target that holds something else, or a graph
+            whose results differ from the checkpoint's.
+        StorageError: a target that cannot be written.
     """
     check_target(target)
     checkpoint = load_checkpoint(source)

@@ -122,9 +122,9 @@ def test_server_that_is_not_ray_is_known_at_once(answer: bytes) -> None:
         thread.join()
 
 
-@pytest.mark.parametrize("address", ["", "local", "head", "head:", ":1", "head:0", "http://h:80"])
+@pytest.mark.parametrize("address", ["", "head", "head:", ":1", "head:0", "http://h:80"])
 def test_address_of_another_form_names_those_that_are_allowed(address: str) -> None:
-    with pytest.raises(ClusterError, match=rf"'{address}' cannot be joined: allowed: auto, HOST"):
+    with pytest.raises(ClusterError, match=f"'{address}' cannot be joined: allowed: auto, "):
         _start_ray(RayConfig(address=address))
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from hwmodel.crossbar import SignEncoding
-from hwmodel.errors import CheckpointError
+from hwmodel.errors import CheckpointError, StorageError
 from tests.trainers.toys import (
     CLASSES,
     CONV_NET,
@@ -162,7 +162,7 @@ def test_interrupted_export_leaves_the_old_folder(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("trainers.export.save_file", full)
-    with pytest.raises(CheckpointError, match=r"cannot be written \(No space left on device\)"):
+    with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\)"):
         export_folder(source, old, toy_images(8))
     assert (old / MANIFEST).read_text() == before
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
