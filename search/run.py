@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -361,7 +361,8 @@ def _tune(
     from search.trainable import CandidateTrainable
 
     config = study.config.ray
-    results = study.folder.ray_results.resolve()
+    shared = study.folder.ray_results.resolve()
+    results = shared / f"{socket.gethostname()}-{os.getpid()}"  # each driver removes its own
     _start_ray(config)
     head = ray.get_runtime_context().gcs_address
     watch = None if config.local else HeadWatch(head, on_lost)
@@ -398,6 +399,8 @@ def _tune(
         if watch is not None:
             watch.close()
         shutil.rmtree(results, ignore_errors=True)
+        with suppress(OSError):  # another driver is still in there
+            shared.rmdir()
     return True
 
 
