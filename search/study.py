@@ -40,6 +40,7 @@ from search.front import hypervolume, nondominated
 from search.objectives import ACCURACIES, direction, parse_bound
 from search.repeats import REPEATED, Repeat, Spread, repeat_by, spreads
 from search.rungs import goes_on
+from search.samplers import make_sampler
 from search.storage import make_storage, open_storage
 from spaces.candidate import Candidate
 from spaces.space import Space
@@ -112,6 +113,9 @@ class Study:
         self.folder = folder
         self.config = config
         self._handle = handle
+        # A resumed study draws on from a seed of its own.
+        seed = _trial_seed(config.study.seed, -1 - len(handle.get_trials(deepcopy=False)))
+        handle.sampler = make_sampler(config, seed, self.front)
         self.judge: Callable[[int], bool] | None = None
         """Whether a measured trial goes on (default: `search.rungs.goes_on`)."""
         self._dense: Evaluation | None = None
@@ -145,7 +149,6 @@ class Study:
                 study_name=folder.name,
                 storage=make_storage(folder, config.study.database),
                 directions=[direction(name) for name in config.study.objectives],
-                sampler=_sampler(config),
             )
         except optuna.exceptions.DuplicatedStudyError:
             folder.database.unlink(missing_ok=True)
@@ -191,7 +194,6 @@ class Study:
                 f"study {folder.name!r} has settings that this version does not know: {error}; "
                 f"{_OTHER_VERSION}"
             ) from None
-        handle.sampler = _sampler(config, asked=len(handle.get_trials(deepcopy=False)))
         return cls(folder, handle, config)
 
     def reconfigure(self, overrides: Mapping[str, Mapping[str, Any]], *, keep: bool = True) -> None:
@@ -885,25 +887,6 @@ def _not_finite(found: Mapping[str, float]) -> str | None:
         if not math.isfinite(value):
             return f"{name} is {value}; allowed: a finite number"
     return None
-
-
-def _sampler(config: StudyConfig, asked: int = 0) -> optuna.samplers.BaseSampler:
-    """The configured sampler; a resumed study draws on from a seed of its own."""
-    seed = _trial_seed(config.study.seed, -1 - asked)
-    name, trials = config.study.sampler, config.study.trials
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if name == "nsga2":
-        return optuna.samplers.NSGAIISampler(
-            seed=seed, population_size=min(50, max(4, trials // 4))
-        )
-    if name == "nsga3":
-        return optuna.samplers.NSGAIIISampler(
-            seed=seed, population_size=min(50, max(4, trials // 4))
-        )
-    if name == "gp":
-        return optuna.samplers.GPSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(4, trials // 3)))
 
 
 def _trial_seed(study_seed: int, number: int, repeat: int = 0) -> int:

@@ -22,9 +22,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
-import moocore
 import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
@@ -65,6 +64,14 @@ class _Row:
     """The log error of the same candidate without training, where it was measured."""
 
 
+class _Measurement(NamedTuple):
+    """What a trial says about accuracy and costs."""
+
+    rows: list[_Row]
+    overrated: list[float]
+    """The logarithm of each measured cost over the planned one."""
+
+
 class SurrogateSampler:
     """Proposes parameters for a study's next candidate.
 
@@ -82,6 +89,8 @@ class SurrogateSampler:
         self.pool = pool
         self._costs = [name for name in study.config.study.objectives if name in COSTS]
         self._planned: dict[int, dict[str, float]] = {}
+        self._measured: dict[int, _Measurement] = {}
+        """Of trials that have ended, by number."""
         self._planned_dense = problem.planned_dense()
 
     def __call__(self) -> dict[str, Any]:
@@ -208,28 +217,37 @@ class SurrogateSampler:
         """What candidates measured on their rungs, and by how much plans overrate each cost."""
         rows, logs = [], []
         for trial in self.study.trials():
-            if trial.user_attrs.get("scan") or status(trial) == "interrupted":
-                continue
-            found = [trial.user_attrs.get(f"rung.{r}") for r in range(len(self.study.config.rungs))]
-            measured = [row for row in found if row is not None]
-            if not measured:
-                continue
-            candidate = candidate_of(trial)
-            first = measured[0]
-            projected = _log_error(first["values"]["accuracy"]) if first["epochs"] == 0 else None
-            rows += [
-                _Row(
-                    candidate=candidate,
-                    epochs=row["epochs"],
-                    log_error=_log_error(row["values"]["accuracy"]),
-                    projected=projected,
-                )
-                for row in measured
-            ]
-            planned, last = self._plan(trial), measured[-1]["values"]
-            logs.append([math.log(last[name] / planned[name]) for name in self._costs])
+            measured = self._measured.get(trial.number) or self._measurement(trial)
+            if trial.state.is_finished():
+                self._measured[trial.number] = measured
+            rows += measured.rows
+            if measured.rows:
+                logs.append(measured.overrated)
         mean = np.mean(logs, axis=0) if logs else np.zeros(len(self._costs))
         return rows[-_MOST_ROWS:], {n: math.exp(m) for n, m in zip(self._costs, mean, strict=True)}
+
+    def _measurement(self, trial: FrozenTrial) -> _Measurement:
+        """What a trial measured on its rungs; nothing if it is of the scan or was interrupted."""
+        if trial.user_attrs.get("scan") or status(trial) == "interrupted":
+            return _Measurement([], [])
+        found = [trial.user_attrs.get(f"rung.{r}") for r in range(len(self.study.config.rungs))]
+        measured = [row for row in found if row is not None]
+        if not measured:
+            return _Measurement([], [])
+        candidate = candidate_of(trial)
+        first, last = measured[0], measured[-1]["values"]
+        projected = _log_error(first["values"]["accuracy"]) if first["epochs"] == 0 else None
+        rows = [
+            _Row(
+                candidate=candidate,
+                epochs=row["epochs"],
+                log_error=_log_error(row["values"]["accuracy"]),
+                projected=projected,
+            )
+            for row in measured
+        ]
+        planned = self._plan(trial)
+        return _Measurement(rows, [math.log(last[n] / planned[n]) for n in self._costs])
 
     def _scan_rows(self) -> list[_Row]:
         return [
@@ -410,37 +428,42 @@ def expected_improvement(front: Array, mean: Array, spread: Array, costs: Array)
     Returns:
         The expectation, `[points]`.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtr
 
     inside = front[(front < 1).all(axis=1)] if len(front) else front.reshape(0, costs.shape[1] + 1)
     inside = inside[np.argsort(inside[:, 0])]
     levels = np.concatenate([[0.0], inside[:, 0], [1.0]])
+    grid = np.linspace(levels[:-1], levels[1:], _GRID, axis=1)  # [steps, grid]
+    logs = np.log(np.maximum(grid, _LEAST_ERROR))
     gains = np.zeros(len(costs))
-    for point, own in enumerate(costs):
-        if (own >= 1).any():
-            continue
-        total = float(np.prod(1 - own))
-        for step in range(len(levels) - 1):
-            if levels[step + 1] <= levels[step]:
-                continue
-            taken = np.maximum(inside[:step, 1:], own)
-            free = total - _volume(taken)
-            if free <= 1e-15:
-                break  # nor is there anything behind: the front only grows
-            grid = np.linspace(levels[step], levels[step + 1], _GRID)
-            reached = norm.cdf(
-                (np.log(np.maximum(grid, _LEAST_ERROR)) - mean[point]) / spread[point]
-            )
-            gains[point] += free * float(np.trapezoid(reached, grid))
+    for step in range(len(grid)):
+        free = _free(inside[:step, 1:], costs)
+        reached = ndtr((logs[step] - mean[:, None]) / spread[:, None])
+        gains += free * np.trapezoid(reached, grid[step], axis=1)
     return gains
 
 
-def _volume(points: Array) -> float:
-    if not len(points):
-        return 0.0
-    if points.shape[1] == 1:
-        return float(1 - points.min())
-    return float(moocore.hypervolume(points, ref=np.ones(points.shape[1])))
+def _free(members: Array, corners: Array) -> Array:
+    """The volume between each corner and 1 that no member dominates.
+
+    Args:
+        members: `[members, costs]`.
+        corners: `[points, costs]`.
+
+    Returns:
+        The volumes, `[points]`.
+    """
+    first = corners[:, 0]
+    if corners.shape[1] == 1:
+        return np.asarray(np.maximum(members[:, 0].min(initial=1.0) - first, 0.0))
+    members = members[np.argsort(members[:, 0])]
+    edges = [0.0, *members[:, 0], 1.0]
+    total = np.zeros(len(corners))
+    for count in range(len(members) + 1):  # slabs, each with so many members below it
+        widths = np.maximum(edges[count + 1] - np.maximum(edges[count], first), 0.0)
+        if widths.any():
+            total += widths * _free(members[:count, 1:], corners[:, 1:])
+    return total
 
 
 def _single_changes(

@@ -498,12 +498,6 @@ def test_proposals_per_suggestion_bound_the_time_in_the_event_loop() -> None:
     assert search.study._PROPOSALS_PER_SUGGESTION == 500
 
 
-def test_sampler_of_a_small_study_has_few_random_starts() -> None:
-    for trials in (1, 4, 30, 1000):
-        sampler = search.study._sampler(study_config(sampler="nsga2", trials=trials))
-        assert 4 <= sampler._population_size <= 50
-
-
 # Rungs.
 
 RUNGS = {"fidelity": {"projection": True, "rungs": [1]}, "train": {"epochs": 4}}
