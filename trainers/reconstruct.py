@@ -130,21 +130,26 @@ class _Moments:
     def solve(
         self, origin: CrossbarModule, weight: Tensor, project: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """The best weight of the set that ADMM comes by, starting from one that lies in it."""
+        """The best weight of the set that ADMM comes by, starting from one that lies in it.
+
+        Everything but the projection happens along the eigenvectors of the moments, where the
+        quadratic problem falls apart into numbers.
+        """
         moments, target = self.problem(origin)
-        values, vectors = torch.linalg.eigh(moments)
-        values = values.clamp(min=0)[:, None, :]
-        unit = values.mean()
-        best, least = weight, self.error(self.matrix(weight), origin)
-        centre, dual = self.matrix(weight), torch.zeros_like(target)
-        rho = _FIRST_RHO * unit
+        spectrum, basis = torch.linalg.eigh(moments)
+        spectrum, basis = spectrum.clamp(min=0).float()[:, None, :], basis.float()
+        target = target.float() @ basis
+        back = basis.transpose(1, 2)
+        best, centre = weight, self.matrix(weight).float() @ basis
+        dual = torch.zeros_like(target)
+        least = _quadratic(centre, spectrum, target)
+        rho = _FIRST_RHO * float(spectrum.mean())
         for _ in range(_ROUNDS):
-            pulled = (target + rho * (centre - dual)) @ vectors
-            free = (pulled / (values + rho)) @ vectors.transpose(1, 2)
-            candidate = project(self.layout.unpack((free + dual).to(weight), weight.shape))
-            centre = self.matrix(candidate)
-            dual = dual + free - centre
-            error = float(((centre @ moments - 2 * target) * centre).sum())
+            dual += (target + rho * (centre - dual)) / (spectrum + rho)
+            candidate = project(self.layout.unpack((dual @ back).to(weight), weight.shape))
+            centre = self.matrix(candidate).float() @ basis
+            dual -= centre
+            error = _quadratic(centre, spectrum, target)
             if error < least:
                 best, least = candidate, error
             dual, rho = dual / _RHO_GROWTH, rho * _RHO_GROWTH  # the dual is in units of 1 / rho
@@ -157,6 +162,11 @@ class _Moments:
         wanted = (self.matrix(origin.weight) @ self._dense_sum[:, :, None]).flatten()
         found = (self.matrix(module.weight) @ self._own_sum[:, :, None]).flatten()
         module.bias.copy_(origin.bias + ((wanted - found) / self._count).to(origin.bias))
+
+
+def _quadratic(point: Tensor, spectrum: Tensor, target: Tensor) -> float:
+    """The quadratic problem's value at a point, all along its eigenvectors."""
+    return float(((point * spectrum - 2 * target) * point).sum(dtype=torch.float64))
 
 
 class _Reached(Exception):
