@@ -20,13 +20,14 @@ from search.config import StudyConfig
 from search.objectives import cost_values
 from spaces.candidate import Candidate
 from trainers.checkpoint import save_checkpoint
-from trainers.data import Dataset, ImageSource, load_dataset
+from trainers.data import Dataset, ImageSet, ImageSource, load_dataset
 from trainers.finalise import finalise
 from trainers.fit import EpochReport, accuracy, fit, resolve_device
 from trainers.integer import integer_layers
 from trainers.method import Method, dense_targets
 from trainers.methods import AdmmNnConfig, build_method
 from trainers.networks import build_network
+from trainers.reconstruct import reconstruct
 from trainers.robustness import Robustness, robust_accuracy
 from trainers.tracing import trace
 from trainers.weights import load_weights, save_weights
@@ -253,9 +254,10 @@ def evaluate(
             trained = _train(problem, candidate, weights, teacher, rung, state, report)
         network, method, train_s = trained
         facts = {"candidate": candidate.to_json(), "method": candidate.method}
-        dense = teacher if problem.config.train.reconstruct else None
+        epochs = problem.config.rungs[rung]
+        dense = teacher if problem.config.train.reconstruct and not epochs else None
         found = _finish(problem, network, method, checkpoint, facts, started, train_s, dense)
-        return replace(found, epochs=problem.config.rungs[rung])
+        return replace(found, epochs=epochs)
     except StorageError:
         raise
     except CrossfrontError as error:
@@ -285,6 +287,12 @@ def _train(
         )
     method = build_method(candidate.method, settings, targets)
     started = time.perf_counter()
+    if config.train.reconstruct and stop and not (state is not None and state.exists()):
+        assert teacher is not None
+        first = build_method(candidate.method, settings, targets)
+        first.attach(network, epochs=0, steps_per_epoch=1)
+        first.finalize()
+        reconstruct(network, first, teacher, _calibration_images(problem))
     fit(
         network,
         _training_images(problem),
@@ -313,9 +321,8 @@ def _finish(
     dense: nn.Module | None = None,
 ) -> Evaluation:
     """Finalises, measures, prices and saves a trained network."""
-    calibration = _training_images(problem)
-    count = min(problem.config.train.calibration_count, len(calibration))
-    integer = finalise(network, method, problem.shapes, calibration.subset(count), dense=dense)
+    calibration = _calibration_images(problem)
+    integer = finalise(network, method, problem.shapes, calibration, dense=dense)
     stored = integer_layers(integer)
     mapped = [layer.mapped(problem.shapes[name]) for name, layer in stored.items()]
     layers: list[AnyLayer] = [*mapped, *problem.digital]
@@ -377,6 +384,11 @@ def _teacher(problem: Problem, weights: Path) -> nn.Module | None:
     teacher = problem.network()
     load_weights(teacher, weights)
     return teacher.eval()
+
+
+def _calibration_images(problem: Problem) -> ImageSet:
+    images = _training_images(problem)
+    return images.subset(min(problem.config.train.calibration_count, len(images)))
 
 
 def _training_images(problem: Problem) -> ImageSource:

@@ -116,8 +116,8 @@ class Study:
         # A resumed study draws on from a seed of its own.
         seed = _trial_seed(config.study.seed, -1 - len(handle.get_trials(deepcopy=False)))
         handle.sampler = make_sampler(config, seed, self.front)
-        self.judge: Callable[[int], bool] | None = None
-        """Whether a measured trial goes on (default: `search.rungs.goes_on`)."""
+        self.judge: Callable[[int], bool | None] | None = None
+        """Whether a measured trial goes on, or waits (default: `search.rungs.goes_on`)."""
         self._dense: Evaluation | None = None
         self._driver: Driver | None = None
         self._open: dict[int, _Open] = {}

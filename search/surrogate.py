@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
+from threadpoolctl import threadpool_limits
 
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.geometry import LayerShape
@@ -105,8 +106,8 @@ class SurrogateSampler:
         gains = self._gains(self._model(rows), [candidate for _, candidate in drawn], costs, ratios)
         return drawn[int(np.argmax(gains))][0]
 
-    def goes_on(self, number: int) -> bool:
-        """Whether a trial, as it was measured last, is worth its next rung.
+    def goes_on(self, number: int) -> bool | None:
+        """Whether a trial, as it was measured last, is worth its next rung; None: not known yet.
 
         It is if it promises no less than one in `fidelity.reduction` of what the best of a few new
         candidates does: those cost a projection to look at, and the rung costs epochs.
@@ -115,7 +116,9 @@ class SurrogateSampler:
         trial = self.study.trials()[number]
         random = Random(f"{self.study.config.study.seed} {number} {len(rows)}")
         drawn, costs = self._pool(random, self.pool // 4, ratios)
-        if len(rows) < _LEAST_ROWS or not drawn:
+        if len(rows) < _LEAST_ROWS:
+            return None
+        if not drawn:
             return True
         reference = self.study.reference
         own = [scaled(values(trial), reference, name) for name in self._costs]
@@ -403,15 +406,22 @@ class _Process:
         self._process: Any = GaussianProcessRegressor(kernel, random_state=0)
         # A length scale at its limit is an answer, too; `catch_warnings` is for one thread only.
         warnings.filterwarnings("ignore", category=ConvergenceWarning)
-        self._process.fit(self._standard(features), targets - self._prior)
+        with _one_thread():
+            self._process.fit(self._standard(features), targets - self._prior)
 
     def predict(self, features: Array) -> tuple[Array, Array]:
         """Mean and standard deviation, `[rows]` each."""
-        mean, spread = self._process.predict(self._standard(features), return_std=True)
+        with _one_thread():
+            mean, spread = self._process.predict(self._standard(features), return_std=True)
         return mean + self._prior, np.maximum(spread, 1e-6)
 
     def _standard(self, features: Array) -> Array:
         return np.asarray((features[:, self._used] - self._centre) / self._scale)
+
+
+def _one_thread() -> threadpool_limits:
+    """Small matrices gain nothing by more threads, and would wait for those that hold no core."""
+    return threadpool_limits(limits=1, user_api="blas")
 
 
 def expected_improvement(front: Array, mean: Array, spread: Array, costs: Array) -> Array:

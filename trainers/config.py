@@ -83,8 +83,9 @@ class TrainConfig:
     calibration_count: int = 512
     """Training images that set activation ranges and batch-norm statistics at the end."""
     reconstruct: bool = False
-    """Move each candidate's weights, within what its method allows, towards the dense layers'
-    outputs on the calibration images; pays where there are few or no epochs."""
+    """Move each pruned layer's weights, within what its method allows, towards the dense layer's
+    outputs on some calibration images. Takes seconds, is worth an epoch or several, and is where
+    training then starts from."""
     memory_format: str = "contiguous"
     """`contiguous` or `channels_last`: how images and weights lie in memory while training. The
     same mathematics; which is faster depends on network and processor."""

@@ -8,9 +8,15 @@ optimiser moves. A step computes loss and gradient at the former and applies the
     after_backward    weight <- latent       (the optimiser and its weight decay see latents)
     after_step        latent <- weight, weight <- forward_weight(latent)
 
-Source: the straight-through estimator (Bengio et al., 2013), on the recipe of design 2.3.
+A batch to which the projected network answers badly has gradients far out of proportion to the
+latents that take the step, and at high rates one of them ruins a layer; so a method may limit each
+layer's gradient to a share of its latents' norm.
+
+Source: the straight-through estimator (Bengio et al., 2013), on the recipe of design 2.3; the limit
+is adaptive gradient clipping (Brock et al., 2021, section 4.1) by layer instead of by output.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
@@ -29,6 +35,9 @@ class StraightThrough(Method, ABC):
         targets: by layer.
         refresh_steps: steps between two full projections; between them `adjusted` is used.
     """
+
+    gradient_share = math.inf
+    """Largest norm of a layer's gradient over that of its latents."""
 
     def __init__(self, targets: Mapping[str, LayerTarget], refresh_steps: int) -> None:
         super().__init__(targets)
@@ -63,9 +72,14 @@ class StraightThrough(Method, ABC):
 
     @torch.no_grad()
     def after_backward(self) -> None:
-        """Puts the latents in the weights' place for the optimiser."""
+        """Limits the gradients and puts the latents in the weights' place for the optimiser."""
         for name, latent in self.latents.items():
-            self.modules[name].weight.copy_(latent)
+            weight = self.modules[name].weight
+            if weight.grad is not None:
+                limit = self.gradient_share * torch.linalg.vector_norm(latent)
+                norm = torch.linalg.vector_norm(weight.grad)
+                weight.grad.mul_((limit / norm.clamp_min(1e-30)).clamp_max(1))
+            weight.copy_(latent)
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -141,6 +141,7 @@ class TinyAdcStraightThrough(StraightThrough):
 
     name = "tinyadc/straight-through"
     settings = TinyAdc.settings
+    gradient_share = 1.0
 
     def __init__(self, targets: Mapping[str, LayerTarget], config: TinyAdcConfig) -> None:
         super().__init__(targets, config.refresh_steps)

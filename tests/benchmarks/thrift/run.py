@@ -44,7 +44,15 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "nsga2": {"study": {"sampler": "nsga2", "uniform_starts": False}},
     "tpe on rungs": {"study": {"sampler": "tpe"}, "fidelity": RUNGS},
     "random on rungs": {"study": {"sampler": "random"}, "fidelity": RUNGS},
-    "surrogate": {"study": {"sampler": "surrogate"}, "fidelity": {**RUNGS, "scan": 2}},
+    "surrogate": {
+        "study": {"sampler": "surrogate"},
+        "fidelity": RUNGS,
+        "train": {"reconstruct": True},
+    },
+    "surrogate on plain projections": {
+        "study": {"sampler": "surrogate"},
+        "fidelity": {**RUNGS, "scan": 2},
+    },
     "surrogate by dominance": {
         "study": {"sampler": "surrogate"},
         "fidelity": {**RUNGS, "scan": 2},

@@ -102,6 +102,21 @@ def test_loss_sees_the_set_and_the_optimiser_the_latents() -> None:
         torch.testing.assert_close(method.latents["0"], latent - RATE * buffer)
 
 
+def test_gradients_are_limited_to_a_share_of_the_latents() -> None:
+    network = two_layers()
+    method, optimiser = attached(network)
+    step(method, network, optimiser, 0)
+    assert network[0].weight.grad is not None
+    free = network[0].weight.grad.clone()
+    again = two_layers()
+    method, optimiser = attached(again)
+    method.gradient_share = float(free.norm() / method.latents["0"].norm()) / 4
+    step(method, again, optimiser, 0)
+    assert again[0].weight.grad is not None
+    torch.testing.assert_close(again[0].weight.grad, free / 4)
+    torch.testing.assert_close(again[1].weight.grad, network[1].weight.grad)
+
+
 def test_steps_add_up_in_the_latents_until_a_weight_moves() -> None:
     """The set alone would round each small step away."""
     network = two_layers()
