@@ -1,92 +1,320 @@
-"""The plotly figures of a study's report."""
+"""The plotly figures of a study's report that need no hand on them.
 
-import html
+The front itself is drawn in the page (`search/assets/report.js`), where axes are chosen and
+candidates are looked at.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
-from hwmodel.compare import breakdown
+from hwmodel.compare import breakdown, under_laws
 from hwmodel.errors import OutOfRangeError
 from hwmodel.layers import AnyLayer, layer_from_json, split_layers
-from search.evaluate import Evaluation
-from search.objectives import ACCURACIES, COSTS
-from search.study import MEASURED, Study, candidate_of, status
-from search.units import AXES, display_name, display_value
+from search.evaluate import COMPLETE, Evaluation
+from search.importance import importances, sensitivities
+from search.objectives import COSTS
+from search.study import MEASURED, Study, status
+from search.units import AXES, display_name
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["front_figures", "hardware_figures"]
+__all__ = ["hardware_figures", "search_figures", "stored_layers"]
+
+_PUBLISHED = {"area": 2.9, "power": 3.5}
+"""TinyADC's headline (DATE 2021, abstract): times less chip area and power, on ImageNet, against
+other pruned networks."""
+_MOST_DIMENSIONS = 12
+"""Of the space, in the parallel coordinates."""
+_MOST_COMPONENTS = 6
+"""That have a colour of their own."""
+_MOST_MEMBERS = 40
+"""Of the front, in figures with a bar or a row for each."""
 
 
-def front_figures(study: Study) -> "list[go.Figure]":
-    """Accuracy against each cost: the front, the other trials and the dense network."""
-    complete = [trial for trial in study.ended() if status(trial) in MEASURED]
-    objectives = study.config.study.objectives
-    costs = [name for name in objectives if name in COSTS] or ["area"]
-    goals = [name for name in objectives if name in ACCURACIES] or ["accuracy"]
-    front = {trial.number for trial in study.front()}
-    return [_front_figure(study, goal, name, complete, front) for goal in goals for name in costs]
+def search_figures(study: Study) -> "list[go.Figure]":
+    """How the search went, and what it says about the space; those that there are data for."""
+    shares = importances(study)
+    figures = [
+        _volume_figure(study),
+        _rung_figure(study),
+        _importance_figure(shares),
+        _coordinates_figure(study, shares),
+        _sensitivity_figure(study),
+    ]
+    return [figure for figure in figures if figure is not None]
 
 
-def hardware_figures(study: Study) -> "list[go.Figure]":
-    """What the dense network and the front's members are made of, as far as they stored it.
-
-    Area and power stacked by component, and ADC bits by layer and bit slice of one network at a
-    time. None at all before there is a dense baseline.
-    """
+def stored_layers(study: Study) -> dict[str, list[AnyLayer]]:
+    """The layers of the dense network and the front's members, as far as they stored them."""
     networks = {} if study.dense is None else {"dense": study.dense}
-    for trial in study.front():
+    for trial in study.front()[:_MOST_MEMBERS]:
         evaluation = Evaluation.from_json(trial.user_attrs["evaluation"])
         networks[f"trial {trial.number}"] = evaluation
-    stored = {
+    return {
         name: [layer_from_json(layer) for layer in evaluation.layers]
         for name, evaluation in networks.items()
         if evaluation.layers
     }
+
+
+def hardware_figures(study: Study, stored: Mapping[str, list[AnyLayer]]) -> "list[go.Figure]":
+    """What the dense network and the front's members are made of.
+
+    Times less area and power than dense, under the study's law and under all others; area and power
+    stacked by component; ADC bits by layer and bit slice of one network at a time.
+
+    Args:
+        study: with its front.
+        stored: of `stored_layers`.
+    """
     if not stored:
         return []
-    return [*_breakdown_figures(study, stored), _bits_figure(stored)]
+    figures = [*_breakdown_figures(study, stored), _bits_figure(stored)]
+    if "dense" in stored and len(stored) > 1:
+        figures = [_ratio_figure(study, stored), *figures]
+    return figures
 
 
-def _front_figure(
-    study: Study, goal: str, name: str, complete: list[FrozenTrial], front: set[int]
-) -> "go.Figure":
+def _volume_figure(study: Study) -> "go.Figure | None":
+    """The hypervolume over trials that count, or over epochs of training."""
     import plotly.graph_objects as go
 
+    counted, volumes, epochs, spent = 0, [0.0], [0], 0
+    trials = [0]
+    for trial in sorted(study.ended(), key=_ended_at):
+        if status(trial) not in MEASURED or trial.user_attrs.get("repeat_of") is not None:
+            continue
+        counted += 1
+        spent += trial.user_attrs["evaluation"]["epochs"]
+        trials.append(counted)
+        epochs.append(spent)
+        volumes.append(max(volumes[-1], trial.user_attrs.get("hypervolume", 0.0)))
+    if counted == 0:
+        return None
     figure = go.Figure()
-    for label, chosen, marker in (
-        ("other trials", [t for t in complete if t.number not in front], "circle-open"),
-        ("front", [t for t in complete if t.number in front], "diamond"),
-    ):
-        figure.add_scatter(
-            x=[study.means(t)[name] * AXES[name][1] for t in chosen],
-            y=[study.means(t)[goal] for t in chosen],
-            text=[_hover(study, t) for t in chosen],
-            mode="markers",
-            marker={"symbol": marker, "size": 10},
-            name=label,
-            hovertemplate="%{text}<extra></extra>",
-        )
-    if study.dense is not None:
-        dense = study.dense.values
-        figure.add_scatter(
-            x=[dense[name] * AXES[name][1]],
-            y=[dense[goal]],
-            mode="markers",
-            marker={"symbol": "star", "size": 14},
-            name="dense",
-        )
+    for name, x, shown in (("trials", trials, True), ("epochs", epochs, False)):
+        figure.add_scatter(x=x, y=volumes, line_shape="hv", name=name, visible=shown)
+    buttons = [
+        {
+            "label": f"over {label}",
+            "method": "update",
+            "args": [
+                {"visible": [label == "measured trials", label != "measured trials"]},
+                {"xaxis.title.text": label},
+            ],
+        }
+        for label in ("measured trials", "epochs of training")
+    ]
     figure.update_layout(
-        xaxis_title=display_name(name),
-        yaxis_title=display_name(goal),
-        xaxis_type="log",
-        height=480,
+        title="Hypervolume of the front",
+        xaxis_title="measured trials",
+        yaxis_title="share of the reference cube",
+        showlegend=False,
+        updatemenus=[_menu(buttons)],
     )
     return figure
 
 
-def _breakdown_figures(study: Study, stored: dict[str, list[AnyLayer]]) -> "list[go.Figure]":
+def _ended_at(trial: FrozenTrial) -> float:
+    return 0.0 if trial.datetime_complete is None else trial.datetime_complete.timestamp()
+
+
+def _rung_figure(study: Study) -> "go.Figure | None":
+    """How many candidates each rung measured, and what became of them there."""
+    import plotly.graph_objects as go
+
+    rungs = study.config.rungs
+    fates: list[Counter[str]] = [Counter() for _ in rungs]
+    for trial in study.ended():
+        done = sum(key.startswith("rung.") for key in trial.user_attrs)
+        if trial.user_attrs.get("scan") or status(trial) not in MEASURED or not done:
+            continue
+        for index in range(min(done, len(rungs))):
+            last = index == done - 1
+            finished = status(trial) == COMPLETE
+            fates[index]["went on" if not last else "complete" if finished else "stopped"] += 1
+    if not any(fates):
+        return None
+    figure = go.Figure()
+    labels = [f"{epochs} epochs" if epochs else "projected" for epochs in rungs]
+    for fate in ("went on", "complete", "stopped"):
+        figure.add_bar(x=labels, y=[counts[fate] for counts in fates], name=fate)
+    figure.update_layout(
+        title="Rungs and early stops", barmode="stack", yaxis_title="candidates measured"
+    )
+    return figure
+
+
+def _importance_figure(shares: Mapping[str, Mapping[str, float]]) -> "go.Figure | None":
+    """What decides each objective on the first rung."""
+    import plotly.graph_objects as go
+
+    if not shares:
+        return None
+    sums = Counter[str]()
+    for own in shares.values():
+        sums.update(own)
+    names = [name for name, _ in sums.most_common(2 * _MOST_DIMENSIONS)][::-1]
+    figure = go.Figure()
+    for objective, own in shares.items():
+        figure.add_bar(
+            y=names, x=[own.get(n, 0.0) for n in names], orientation="h", name=AXES[objective][0]
+        )
+    figure.update_layout(
+        title="What decides the best tenth of each objective (PED-ANOVA)",
+        xaxis_title="share",
+        height=160 + 26 * len(names),
+    )
+    return figure
+
+
+def _coordinates_figure(
+    study: Study, shares: Mapping[str, Mapping[str, float]]
+) -> "go.Figure | None":
+    """Measured trials as lines over dimensions and objectives; drag along an axis to choose."""
+    import plotly.graph_objects as go
+
+    trials = [trial for trial in study.measured() if not trial.user_attrs.get("scan")]
+    names = [
+        name
+        for name in study.choices
+        if len({trial.params.get(name) for trial in trials} - {None}) > 1
+    ]
+    if len(trials) < 2 or not names:
+        return None
+    weight = {name: sum(own.get(name, 0.0) for own in shares.values()) for name in names}
+    names = sorted(names, key=lambda name: -weight[name])[:_MOST_DIMENSIONS]
+    found = [study.means(trial) for trial in trials]
+    goal = next((n for n in study.config.study.objectives if n not in COSTS), "accuracy")
+    dimensions: list[dict[str, Any]] = []
+    for name in names:
+        choices = study.choices[name]
+        own = [trial.params.get(name, -1) for trial in trials]
+        ticks = range(min(own), len(choices))
+        dimensions.append(
+            {
+                "label": name,
+                "values": own,
+                "range": [ticks[0], ticks[-1]],
+                "tickvals": list(ticks),
+                "ticktext": [str(choices[tick]) if tick >= 0 else "-" for tick in ticks],
+            }
+        )
+    for objective in study.config.study.objectives:
+        factor = AXES[objective][1]
+        column = [values[objective] * factor for values in found]
+        dimensions.append({"label": display_name(objective), "values": column})
+    figure = go.Figure(
+        go.Parcoords(
+            dimensions=dimensions,
+            line={"color": [v[goal] for v in found], "colorscale": "Cividis", "showscale": True},
+            labelangle=-25,
+            labelside="bottom",
+        )
+    )
+    title = f"Candidates, coloured by {AXES[goal][0].lower()}"
+    figure.update_layout(title=title, height=520, margin={"b": 120, "l": 60, "r": 60})
+    return figure
+
+
+def _sensitivity_figure(study: Study) -> "go.Figure | None":
+    """Accuracy lost by each choice of each layer's dimensions alone."""
+    import plotly.graph_objects as go
+
+    lost = sensitivities(study)
+    if not lost:
+        return None
+    width = max(map(len, lost.values()))
+    rows = [sorted(own.items(), key=lambda item: -item[1]) for own in lost.values()]
+    blank: list[None] = [None]
+    figure = go.Figure(
+        go.Heatmap(
+            z=[[100 * value for _, value in row] + blank * (width - len(row)) for row in rows],
+            text=[[str(key) for key, _ in row] + [""] * (width - len(row)) for row in rows],
+            y=list(lost),
+            texttemplate="%{text}: %{z:.1f}",
+            hovertemplate="%{y} = %{text}<br>%{z:.2f} points lost<extra></extra>",
+            colorscale="Cividis",
+            colorbar={"title": "points lost"},
+        )
+    )
+    figure.update_layout(
+        title="Sensitivity: one dimension of one layer alone, projected",
+        yaxis_autorange="reversed",
+        xaxis_visible=False,
+        height=160 + 30 * len(rows),
+    )
+    return figure
+
+
+def _ratio_figure(study: Study, stored: Mapping[str, list[AnyLayer]]) -> "go.Figure":
+    """Times less than dense under each law: what the choice of law does to the headline."""
+    import plotly.graph_objects as go
+
+    model = study.config.hardware.cost_model()
+    totals = {
+        name: {law: found["totals"] for law, found in under_laws(model, layers)["laws"].items()}
+        for name, layers in stored.items()
+    }
+    members = [name for name in stored if name != "dense"]
+    laws = dict.fromkeys(law for name in members for law in totals[name])
+    figure = go.Figure()
+    for objective, column in (("power", "power_w"), ("area", "area_m2")):
+        for law in laws:
+            if law not in totals["dense"]:
+                continue
+            dense = totals["dense"][law][column]
+            figure.add_scatter(
+                x=members,
+                y=[
+                    dense / totals[name][law][column] if law in totals[name] else None
+                    for name in members
+                ],
+                mode="markers",
+                marker={"size": 12 if law == model.law.name else 7},
+                name=f"{law} (this study's)" if law == model.law.name else law,
+                visible=objective == "power",
+            )
+        figure.add_scatter(
+            x=members,
+            y=[_PUBLISHED[objective]] * len(members),
+            mode="lines",
+            line={"dash": "dot"},
+            name="published: TinyADC, ImageNet, against pruned networks",
+            visible=objective == "power",
+        )
+    half = len(figure.data) // 2
+    buttons = [
+        {
+            "label": f"chip {name}",
+            "method": "update",
+            "args": [
+                {"visible": [(index < half) == (name == "power") for index in range(2 * half)]},
+                {"yaxis.title.text": f"times less chip {name} than dense"},
+            ],
+        }
+        for name in ("power", "area")
+    ]
+    figure.update_layout(
+        title="Times less than the dense network, under every ADC law",
+        yaxis_title="times less chip power than dense",
+        yaxis_type="log",
+        updatemenus=[_menu(buttons)],
+        height=520,
+    )
+    return figure
+
+
+def _menu(buttons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"buttons": buttons, "x": 1.0, "xanchor": "right", "y": 1.0, "yanchor": "bottom"}
+
+
+def _breakdown_figures(study: Study, stored: Mapping[str, list[AnyLayer]]) -> "list[go.Figure]":
     """One figure for area and one for power, a bar a network."""
     import plotly.graph_objects as go
 
@@ -95,15 +323,20 @@ def _breakdown_figures(study: Study, stored: dict[str, list[AnyLayer]]) -> "list
         parts = {name: breakdown(model.evaluate(layers)) for name, layers in stored.items()}
     except OutOfRangeError:  # stored under another law's range; the tables still stand
         return []
-    components = dict.fromkeys(name for part in parts.values() for name in part)
     figures = []
     for column, objective in (("area_m2", "area"), ("power_w", "power")):
+        sums = Counter[str]()
+        for part in parts.values():
+            sums.update({name: values[column] for name, values in part.items()})
+        largest = [name for name, _ in sums.most_common(_MOST_COMPONENTS)]
         figure = go.Figure()
-        for component in components:
+        for component in ("adc", *(name for name in largest if name != "adc"), "all others"):
+            rest = [component] if component in sums else [n for n in sums if n not in largest]
             figure.add_bar(
                 x=list(parts),
                 y=[
-                    part.get(component, {}).get(column, 0.0) * AXES[objective][1]
+                    math.fsum(part.get(name, {}).get(column, 0.0) for name in rest)
+                    * AXES[objective][1]
                     for part in parts.values()
                 ],
                 name=component,
@@ -116,7 +349,7 @@ def _breakdown_figures(study: Study, stored: dict[str, list[AnyLayer]]) -> "list
     return figures
 
 
-def _bits_figure(stored: dict[str, list[AnyLayer]]) -> "go.Figure":
+def _bits_figure(stored: Mapping[str, list[AnyLayer]]) -> "go.Figure":
     """ADC bits by layer and bit slice, of the network chosen in a menu."""
     import plotly.graph_objects as go
 
@@ -130,7 +363,7 @@ def _bits_figure(stored: dict[str, list[AnyLayer]]) -> "go.Figure":
             y=[layer.shape.name for layer in layers],
             x=[str(column) for column in range(width)],
             texttemplate="%{z}",
-            colorscale="Viridis",
+            colorscale="Cividis",
             zmin=0,
             visible=index == 0,
             showscale=False,
@@ -147,22 +380,9 @@ def _bits_figure(stored: dict[str, list[AnyLayer]]) -> "go.Figure":
     figure.update_layout(
         title="ADC bits by layer and bit slice",
         xaxis_title="bit slice, least significant first",
+        xaxis_type="category",
         yaxis_autorange="reversed",
         height=200 + 24 * layers_count,
-        updatemenus=[{"buttons": buttons, "x": 1.0, "xanchor": "right", "y": 1.15}],
+        updatemenus=[_menu(buttons)],
     )
     return figure
-
-
-def _hover(study: Study, trial: FrozenTrial) -> str:
-    found = study.means(trial)
-    bits = trial.user_attrs["evaluation"]["adc_bits"]
-    spec = candidate_of(trial).plan.default
-    lines = [f"trial {trial.number}", f"crossbar {spec.wordlines} x {spec.bitlines}"]
-    lines += [
-        f"{display_name(n).split(' (')[0]}: {display_value(n, found[n])}"
-        for n in AXES
-        if n in found
-    ]
-    lines += [f"ADC bits {', '.join(f'{name} {count}' for name, count in bits.items())}"]
-    return "<br>".join(html.escape(line) for line in lines)

@@ -1,8 +1,6 @@
-"""Files about a study: tables of trials and front, and one self-contained page."""
+"""What a study came to, as JSON and as Parquet tables."""
 
-import html
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,14 +10,13 @@ from optuna.trial import FrozenTrial
 
 from hwmodel.cost_report import gain
 from search.evaluate import FAILED
-from search.figures import front_figures, hardware_figures
 from search.objectives import ACCURACIES, COSTS, direction
 from search.rescore import Rescored
 from search.study import Study, status, values
 from search.tracking import mirrored_runs
-from search.units import display_name, display_number
+from search.units import display_number
 
-__all__ = ["over_seeds", "pareto_json", "ratios", "write_report", "write_tables"]
+__all__ = ["over_seeds", "pareto_json", "ratios", "write_tables"]
 
 
 def ratios(dense: dict[str, float], found: dict[str, float]) -> dict[str, float]:
@@ -109,20 +106,6 @@ def write_tables(study: Study) -> dict[str, Path]:
     return written
 
 
-def write_report(study: Study) -> Path:
-    """Writes `report.html`: the front against every trial, readable without a network."""
-    import plotly.io
-
-    path = study.folder.path / "report.html"
-    figures = [*front_figures(study), *hardware_figures(study)]
-    plots = [
-        plotly.io.to_html(figure, full_html=False, include_plotlyjs=index == 0)
-        for index, figure in enumerate(figures)
-    ]
-    path.write_text(_page(study, plots), encoding="utf-8")
-    return path
-
-
 def _write_table(trials: Sequence[FrozenTrial], front: set[int], path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
@@ -160,42 +143,3 @@ def _write_table(trials: Sequence[FrozenTrial], front: set[int], path: Path) -> 
         ]
     )
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), path)
-
-
-def _page(study: Study, plots: list[str]) -> str:
-    law = html.escape(study.config.hardware.law)
-    preset = html.escape(study.config.hardware.preset)
-    name = html.escape(study.folder.name)
-    storage = html.escape(shlex.quote(str(study.folder.storage)))
-    counts = ", ".join(f"{count} {what}" for what, count in study.counts().items())
-    robust = ["robust_accuracy"] if study.config.robustness.device is not None else []
-    columns = ["accuracy", *robust, *COSTS]
-    head = "".join(f"<th>{html.escape(display_name(c))}</th>" for c in columns)
-    varied = columns if any(study.repeats(trial) for trial in study.front()) else []
-    head += "".join(f"<th>{html.escape(display_name(c))} over seeds</th>" for c in varied)
-    rows = "".join(
-        f"<tr><td>{t.number}</td>"
-        + "".join(f"<td>{display_number(c, study.means(t)[c])}</td>" for c in columns)
-        + "".join(f"<td>{over_seeds(study, t, c)}</td>" for c in varied)
-        + f"<td><code>crossfront export {name} --storage {storage} --select {t.number} --to out/"
-        "</code></td></tr>"
-        for t in study.front()
-    )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Crossfront: {name}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
-  padding: 0 1rem; }}
-table {{ border-collapse: collapse; display: block; overflow-x: auto; }}
-td, th {{ padding: .25rem .75rem; text-align: right; white-space: nowrap; }}
-</style></head><body>
-<h1>{name}</h1>
-<p>{counts}. Hypervolume {study.hypervolume():.4f}. Costs under the ADC law <b>{law}</b> on preset
-<b>{preset}</b>; another law changes every ratio.</p>
-{"".join(plots)}
-<h2>Front</h2>
-<table><tr><th>trial</th>{head}<th></th></tr>{rows}</table>
-</body></html>
-"""

@@ -17,7 +17,8 @@ from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.exchange import Exchange
 from search.head import PATIENCE_S, HeadWatch
 from search.inputs import send_inputs
-from search.report import write_report, write_tables
+from search.page import write_report
+from search.report import write_tables
 from search.storage import disk_errors
 from search.study import Study, root_of, seconds_of
 from search.tracking import MlflowMirror
@@ -269,7 +270,7 @@ def _ensure_dense(study: Study, problem: Problem, exchange: Exchange, display: D
         display.message(f"the scan is {len(scan)} candidates, projected and not trained")
         study.enqueue(scan, scan=True)
     if study.config.study.uniform_starts:
-        study.enqueue(space.starts())
+        study.enqueue(space.starts(), uniform=True)
     study.set_dense(dense)
     seconds = time.perf_counter() - started
     display.message(f"dense accuracy {dense.values['accuracy']:.4f} after {seconds:.0f} s")

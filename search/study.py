@@ -262,6 +262,12 @@ class Study:
                 f"({listed(differences(there, here))}); {_OTHER_VERSION}"
             )
 
+    @property
+    def choices(self) -> dict[str, list[Any]]:
+        """What a trial's parameters choose from, by dimension; they are indices into it."""
+        found: dict[str, list[Any]] = self._handle.user_attrs.get(_SPACE, {})
+        return found
+
     def note(self, key: str, value: Any) -> None:
         """Remembers a JSON value under a key of the caller's own."""
         self._handle.set_user_attr(f"note.{key}", value)
@@ -361,16 +367,23 @@ class Study:
     # What the driver does.
 
     def enqueue(
-        self, parameters: Sequence[dict[str, Any]], *, scan: bool = False, source: str | None = None
+        self,
+        parameters: Sequence[dict[str, Any]],
+        *,
+        scan: bool = False,
+        uniform: bool = False,
+        source: str | None = None,
     ) -> None:
         """Queues parameters to be tried first.
 
         Args:
             parameters: of each candidate.
             scan: they are measured on the first rung only, and do not count.
+            uniform: they prune every layer alike, as one would by hand.
             source: the study that they are from.
         """
         attributes: dict[str, Any] = {"scan": True} if scan else {}
+        attributes |= {"uniform": True} if uniform else {}
         attributes |= {} if source is None else {"warm_start": source}
         for fixed in parameters:
             self._handle.enqueue_trial(fixed, user_attrs=attributes, skip_if_exists=True)
@@ -716,7 +729,11 @@ class Study:
         # Queued before it is ended, so that no crash in between can lose it.
         if not repeat and orphan.number not in queued:  # the front asks for repeats by itself
             kept = {k: v for k, v in known.items() if k.startswith("rung.")}
-            kept |= {k: known[k] for k in ("seed", "scan", "evaluation", "tries") if k in known}
+            kept |= {
+                k: known[k]
+                for k in ("seed", "scan", "uniform", "evaluation", "tries")
+                if k in known
+            }
             kept |= {} if tries is None else {"tries": tries}
             if "candidate" in known:
                 kept["seed"] = known["candidate"]["seed"]

@@ -110,7 +110,7 @@ def search(
     space = make_space(problem)
     study.enqueue(space.scan(config.fidelity.scan) if config.fidelity.scan else [], scan=True)
     if config.study.uniform_starts:
-        study.enqueue(space.starts())
+        study.enqueue(space.starts(), uniform=True)
     sampler = SurrogateSampler(study, space, problem) if "surrogate" in name else None
     if sampler is not None and name not in ("surrogate by dominance", "surrogate in full"):
         study.judge = sampler.goes_on
