@@ -11,13 +11,13 @@ from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hwmodel.errors import ClusterError, CrossfrontError, StorageError, StudyError
-from search.config import RayConfig
+from hwmodel.errors import CrossfrontError, StorageError, StudyError
 from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.exchange import Exchange
 from search.head import PATIENCE_S, HeadWatch
 from search.inputs import send_inputs
 from search.page import write_report
+from search.ray_session import prepare_ray, start_ray
 from search.report import write_tables
 from search.storage import disk_errors
 from search.study import Study, root_of, seconds_of
@@ -31,11 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Display", "Outcome", "Silent", "run_study"]
 
 _LOG = logging.getLogger(__name__)
-
-_SETTINGS = b"\x04"
-_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)
-"""How a client of HTTP/2, which Ray speaks, begins: its preface and an empty frame of settings,
-which the server answers with its own (RFC 9113, sections 3.4 and 6.5)."""
 
 
 class Display(Protocol):
@@ -285,7 +280,7 @@ def _search(
     display: Display,
 ) -> tuple[float, CrossfrontError | None]:
     """Runs Ray Tune; returns the driver's own seconds, and why proposals ended early, if so."""
-    _prepare_ray(local=study.config.ray.local)
+    prepare_ray(local=study.config.ray.local)
     from search.searcher import StudySearcher
 
     def on_change() -> None:
@@ -364,7 +359,7 @@ def _tune(
     config = study.config.ray
     shared = study.folder.ray_results.resolve()
     results = shared / f"{socket.gethostname()}-{os.getpid()}"  # each driver removes its own
-    _start_ray(config)
+    start_ray(config)
     head = ray.get_runtime_context().gcs_address
     watch = None if config.local else HeadWatch(head, on_lost)
     try:
@@ -408,72 +403,3 @@ def _tune(
 def _trial_name(trial: Any) -> str:
     """What Ray calls one rung of a trial."""
     return f"trial-{trial.config['number']:05d}-{trial.config['rung']}"
-
-
-def _start_ray(config: RayConfig) -> None:
-    """Joins a cluster, or starts a local one that listens on loopback only.
-
-    Raises:
-        ClusterError: the cluster does not answer, wants another token, or has other versions.
-    """
-    import ray
-    from ray.exceptions import AuthenticationError
-
-    if config.address is not None and not config.local:
-        try:
-            _check_answers(config.address)
-            ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, ValueError, RuntimeError, AuthenticationError) as error:
-            reason = " ".join(str(error).split())
-            raise ClusterError(
-                f"Ray cluster {config.address!r} cannot be joined: {reason}"
-            ) from None
-        return
-    ray.init(
-        address="local",
-        num_cpus=max(1, round(config.workers * max(config.cpus_per_trial, 1))),
-        object_store_memory=150 * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-
-
-def _check_answers(address: str) -> None:
-    """Greets what listens at `HOST:PORT`; Ray itself would wait for minutes.
-
-    Raises:
-        OSError: nothing answers, or something else than Ray.
-        ValueError: an address of another form.
-    """
-    scheme, _, place = address.rpartition("://")
-    host, _, port = place.rpartition(":")
-    if address == "auto":
-        return
-    if scheme not in ("", "ray") or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(
-            "allowed: auto, local, HOST:PORT of the head (usually 6379), or ray://HOST:PORT"
-        )
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=10) as connection:
-        if os.environ.get("RAY_USE_TLS", "0") == "0":
-            connection.sendall(_GREETING)
-            if connection.recv(4)[3:] != _SETTINGS:
-                raise ConnectionError("what listens there is not Ray")
-
-
-def _prepare_ray(*, local: bool) -> None:
-    """Settings that Ray reads from the environment when it is imported."""
-    if local:
-        # Makes Ray take the loopback address for its node, and so listen on nothing else.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    for name, value in {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    }.items():
-        os.environ.setdefault(name, value)
-    for name in ("ray", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -2,22 +2,37 @@
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
 from hwmodel.errors import CrossfrontError
-from search.cli import checkpoints, cluster, hardware, studies
+from search.cli import checkpoints, cluster, hardware, health, studies
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="crossfront",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     help="Searches crossbar-aware pruning and crossbar sizes for ReRAM accelerators.",
 )
-for group in (studies, cluster, checkpoints, hardware):
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
+        from search.environment import crossfront_version
+
+        print(f"crossfront {crossfront_version()}")
+        raise typer.Exit
+
+
+for group in (studies, cluster, checkpoints, hardware, health):
     for command in group.COMMANDS:
         app.command()(command)
 

@@ -10,13 +10,20 @@ import typer
 
 from hwmodel.errors import ConfigError, StudyError
 from search.cli.options import given
-from search.folder import DEFAULT_STORAGE
+from search.folder import DEFAULT_STORAGE, study_names
 
 if TYPE_CHECKING:
     from search.study import Study
 
 __all__ = ["COMMANDS"]
 
+
+def _complete_study(incomplete: str) -> list[str]:
+    """Studies of the usual folder, for the shell to complete."""
+    return [name for name in study_names(DEFAULT_STORAGE) if name.startswith(incomplete)]
+
+
+StudyName = Annotated[str, typer.Argument(help="The study.", autocompletion=_complete_study)]
 Storage = Annotated[Path, typer.Option(help="Folder of all studies.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option(help="No progress.")]
@@ -98,7 +105,7 @@ def search(
 
 
 def resume(
-    name: Annotated[str, typer.Argument(help="The study.")],
+    name: StudyName,
     max_trials: MaxTrials = None,
     max_epochs: MaxEpochs = None,
     least_gain: LeastGain = None,
@@ -128,7 +135,7 @@ def resume(
 
 
 def pareto(
-    name: Annotated[str, typer.Argument(help="The study.")],
+    name: StudyName,
     storage: Storage = DEFAULT_STORAGE,
     under: Annotated[str | None, typer.Option(help="Price it anew under another ADC law.")] = None,
     as_json: Json = False,
@@ -151,7 +158,7 @@ def pareto(
 
 
 def export(
-    name: Annotated[str, typer.Argument(help="The study.")],
+    name: StudyName,
     to: Annotated[Path, typer.Option(help="Folder to write.")],
     select: Annotated[
         str,
@@ -192,7 +199,7 @@ def export(
 
 
 def ui(
-    name: Annotated[str, typer.Argument(help="The study.")],
+    name: StudyName,
     storage: Storage = DEFAULT_STORAGE,
     port: Annotated[int | None, typer.Option(help="Default: 5000, or the next free one.")] = None,
 ) -> None:

@@ -16,7 +16,8 @@ import search.run
 from hwmodel.errors import ClusterError
 from search.config import RayConfig
 from search.exchange import Exchange
-from search.run import _start_ray, drop_checkpoints_off_front, run_study
+from search.ray_session import start_ray
+from search.run import drop_checkpoints_off_front, run_study
 from search.study import Study
 from search.tracking import tracking_uri
 from tests.search.fakes import DENSE_VALUES, Ladder, done, failed, new_study, price, try_one
@@ -103,7 +104,7 @@ def test_cluster_that_nothing_answers_is_known_at_once() -> None:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
         with pytest.raises(ClusterError, match=f"'{address}' cannot be joined: .*refused"):
-            _start_ray(RayConfig(address=address))
+            start_ray(RayConfig(address=address))
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.0 400 Bad Request\r\n", b"", b"SSH"])
@@ -118,14 +119,14 @@ def test_server_that_is_not_ray_is_known_at_once(answer: bytes) -> None:
         thread = Thread(target=serve)
         thread.start()
         with pytest.raises(ClusterError, match=rf"'{address}' cannot be joined: .* is not Ray$"):
-            _start_ray(RayConfig(address=address))
+            start_ray(RayConfig(address=address))
         thread.join()
 
 
 @pytest.mark.parametrize("address", ["", "head", "head:", ":1", "head:0", "http://h:80"])
 def test_address_of_another_form_names_those_that_are_allowed(address: str) -> None:
     with pytest.raises(ClusterError, match=f"'{address}' cannot be joined: allowed: auto, "):
-        _start_ray(RayConfig(address=address))
+        start_ray(RayConfig(address=address))
 
 
 def test_other_versions_of_a_cluster_are_both_named_on_one_line(
@@ -139,7 +140,7 @@ def test_other_versions_of_a_cluster_are_both_named_on_one_line(
 
     monkeypatch.setattr("ray.init", init)
     with pytest.raises(ClusterError, match=r"joined: Version mismatch: ") as caught:
-        _start_ray(RayConfig(address="auto"))
+        start_ray(RayConfig(address="auto"))
     text = str(caught.value)
     for version in ("2.9.0", "3.8.1", ray.__version__, platform.python_version()):
         assert version in text

@@ -107,6 +107,20 @@ def one_line(answer: Answer) -> str:
 # Help.
 
 
+def test_version_is_the_installed_one(run: Run) -> None:
+    assert run("--version").out.startswith("crossfront 0.")
+
+
+def test_doctor_ends_badly_where_something_is_broken(run: Run, tmp_path: Path) -> None:
+    found = run("doctor", "--storage", tmp_path / "studies")
+    assert (found.code, found.err) == (0, "")
+    assert "ok       Python" in found.out
+    (tmp_path / "file").touch()
+    broken = run("doctor", "--storage", tmp_path / "file", "--json")
+    assert broken.code == 1
+    assert {"name", "verdict", "found", "mend"} == set(broken.json[0])
+
+
 def test_help_lists_every_command(run: Run) -> None:
     answer = run("--help")
     assert answer.code == 0
