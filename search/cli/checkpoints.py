@@ -1,13 +1,12 @@
 """Commands about single networks: compress, verify, list."""
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwmodel.errors import ConfigError, CrossfrontError
+from hwmodel.errors import ConfigError
 from search.cli.options import given
 
 if TYPE_CHECKING:
@@ -36,60 +35,31 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """Prune, train and export one candidate: crossfront compress F.toml --nonzeros 5 --to out/."""
+    from search.api import compress as compress_candidate
     from search.cli.output import print_json, say
-    from search.config import load_config
-    from search.evaluate import FAILED, evaluate, load_problem, train_dense
-    from search.report import ratios
     from search.units import display_value
-    from trainers.checkpoint import read_manifest
-    from trainers.export import check_target, export_folder
-    from trainers.methods import build_method
 
-    check_target(to)
     chosen = given(nonzeros=nonzeros, adc_bits=adc_bits, wordlines=wordlines, bitlines=bitlines)
     training = given(epochs=0 if train is False else None, reconstruct=reconstruct)
-    settings = load_config(config, {"candidate": chosen, "train": training})
-    problem = load_problem(settings)
-    candidate = settings.candidate.candidate(
-        problem.shapes,
-        problem.cost_model.preset.crossbar,
-        network=settings.network.name,
-        method=settings.method_name,
-    )
-    # A mistake is better known before the training.
-    method = settings.method_config(candidate.method)
-    build_method(candidate.method, method, candidate.targets(problem.shapes))
-    test = problem.dataset.test
-    with tempfile.TemporaryDirectory(dir=_parent(to)) as scratch:
-        weights, checkpoint = Path(scratch) / "dense.safetensors", Path(scratch) / "checkpoint"
-        say("training the dense baseline")
-        dense = train_dense(problem, weights, Path(scratch) / "dense")
-        say(f"dense accuracy {dense.values['accuracy']:.4f}; pruning")
-        found = evaluate(problem, candidate, weights, checkpoint)
-        if found.status == FAILED:
-            raise CrossfrontError(found.reason)
-        ratio = ratios(dict(dense.values), dict(found.values))
-        facts = {"dense": dict(dense.values), "ratio": ratio}
-        export_folder(checkpoint, to, test.subset(min(2000, len(test))), facts)
-    dead_paths = read_manifest(to).get("dead_paths")
+    made = compress_candidate(config, to, say=say, candidate=chosen, train=training)
     if as_json:
         print_json(
             {
                 "folder": str(to),
-                "values": found.values,
-                "dense": dense.values,
-                "ratio": ratio,
-                "adc_bits": found.adc_bits,
-                **given(dead_paths=dead_paths),
+                "values": made.values,
+                "dense": made.dense,
+                "ratio": made.ratio,
+                "adc_bits": made.adc_bits,
+                **given(dead_paths=made.dead_paths),
             }
         )
         return
-    for name, value in found.values.items():
-        less = f" ({ratio[name]:.2f} times less than dense)" if name in ratio else ""
+    for name, value in made.values.items():
+        less = f" ({made.ratio[name]:.2f} times less than dense)" if name in made.ratio else ""
         print(f"{name:10} {display_value(name, value)}{less}")
-    print(f"ADC bits   {', '.join(f'{name} {bits}' for name, bits in found.adc_bits.items())}")
-    if dead_paths is not None:
-        _print_dead_paths(dead_paths)
+    print(f"ADC bits   {', '.join(f'{name} {bits}' for name, bits in made.adc_bits.items())}")
+    if made.dead_paths is not None:
+        _print_dead_paths(made.dead_paths)
     print(f"exported   {to}; prove it with: crossfront verify {to}")
 
 
@@ -234,13 +204,3 @@ def _print_slices(found: "SliceReport") -> None:
         f"accuracy {found.clipped_accuracy:.4f} with ADCs of {bits} bits, which clip up to 1 in "
         f"1000 segments; lossless {found.accuracy:.4f}, both on {found.images} images"
     )
-
-
-def _parent(folder: Path) -> Path:
-    """The folder that will hold `folder`, made if need be."""
-    parent = folder.resolve().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--to {folder}: cannot be written ({error.strerror})") from None
-    return parent

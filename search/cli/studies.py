@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwmodel.errors import ConfigError, StudyError
+from hwmodel.errors import ConfigError
 from search.cli.options import given
 from search.folder import DEFAULT_STORAGE, study_names
 
@@ -66,7 +66,6 @@ def search(
 ) -> None:
     """Run a study: crossfront search examples/lenet5.toml."""
     from search.config import load_config
-    from search.folder import StudyFolder
 
     overrides = {
         "study": given(
@@ -87,21 +86,9 @@ def search(
         for setting in settings.unset():
             print(f"# not set: {setting}")
         return
-    from search.evaluate import check_problem, load_problem
-    from search.exchange import Exchange
-    from search.mlflow_store import check_tracking
-    from search.run import make_space
-    from search.study import Study
-    from search.warm_start import warm_starts
+    from search.api import create_study
 
-    folder = StudyFolder(storage, settings.study.name)
-    if not folder.exists:  # what is wrong is better known before there is a study
-        problem = load_problem(settings)
-        warm_starts(folder, settings, make_space(problem))
-        check_problem(problem)
-        check_tracking(settings.mlflow.tracking_uri)
-        Exchange(settings.study.storage_path, folder).check()
-    _drive(Study.create(folder, settings), {}, quiet=quiet, as_json=as_json)
+    _drive(create_study(settings, storage), {}, quiet=quiet, as_json=as_json)
 
 
 def resume(
@@ -119,10 +106,9 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Go on with an interrupted study, or extend it: crossfront resume lenet5 --max-trials 48."""
-    from search.folder import StudyFolder
-    from search.study import Study
+    from search.api import open_study
 
-    study = Study.open(StudyFolder(storage, name))
+    study = open_study(name, storage)
     overrides = {
         "study": given(
             trials=max_trials, epochs=max_epochs, least_gain=least_gain, time_budget_s=time_budget
@@ -171,27 +157,12 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a front member: crossfront export lenet5 --select knee --to out/."""
+    from search.api import export as export_member
+    from search.api import open_study
     from search.cli.output import print_json, say
-    from search.exchange import Exchange
-    from search.folder import StudyFolder
-    from search.report import ratios
-    from search.study import Study, values
-    from trainers.data import load_dataset
-    from trainers.export import export_folder
+    from search.study import values
 
-    study = Study.open(StudyFolder(storage, name))
-    trial = _selected(study, select)
-    exchange = Exchange(study.config.study.storage_path, study.folder)
-    checkpoint = exchange.bring(study.checkpoint(trial))
-    test = load_dataset(study.config.data).test
-    dense = study.dense
-    assert dense is not None  # a study with a front has its baseline
-    facts = {
-        "study": {"name": name, "trial": trial.number, "select": select},
-        "dense": dict(dense.values),
-        "ratio": ratios(dict(dense.values), values(trial)),
-    }
-    export_folder(checkpoint, to, test.subset(min(samples, len(test))), facts)
+    trial = export_member(open_study(name, storage), to, select=select, samples=samples)
     if as_json:
         print_json({"folder": str(to), "number": trial.number, "values": values(trial)})
     else:
@@ -256,24 +227,6 @@ def _drive(
         raise typer.Exit(1)
     if study.spent and not (study.counts()["complete"] and study.front()):
         raise typer.Exit(1)
-
-
-def _selected(study: "Study", rule: str) -> Any:
-    """The front member that a rule or a trial number names."""
-    from search.blame import why_empty
-    from search.front import select
-
-    front = study.front()
-    if not front:
-        raise StudyError(f"the front is empty: {why_empty(study)}")
-    if rule.isdecimal():
-        for trial in front:
-            if trial.number == int(rule):
-                return trial
-        numbers = ", ".join(str(trial.number) for trial in front) or "none"
-        raise StudyError(f"trial {rule} is not on the front; front members: {numbers}")
-    chosen = select([study.means(trial) for trial in front], study.config.study.objectives, rule)
-    return front[chosen]
 
 
 def _free_port(wanted: int | None) -> int:

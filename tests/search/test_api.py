@@ -1,0 +1,84 @@
+"""The Python API does what the command line does, under the same names."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+import search.api as crossfront
+from hwmodel.errors import CheckpointError, ConfigError, StudyError
+from search.cli import app
+from tests.search.fakes import done, new_study, try_one
+
+TINY = {
+    "network": {"name": "mlp", "arguments": {"hidden": 4}},
+    "data": {"test_count": 40},
+    "train": {"dense_epochs": 1, "epochs": 1, "train_count": 200, "calibration_count": 40},
+    "candidate": {"nonzeros": 5},
+}
+
+
+def test_names_are_those_of_the_command_line() -> None:
+    commands = {command.callback.__name__ for command in app.registered_commands}
+    assert {"compress", "search", "resume", "pareto", "export", "verify"} <= commands
+    assert {"compress", "search", "resume", "pareto", "export", "verify"} <= set(crossfront.__all__)
+    assert all(inspect.getdoc(getattr(crossfront, name)) for name in crossfront.__all__)
+
+
+def test_five_lines_compress_a_network(tmp_path: Path) -> None:
+    said: list[str] = []
+    made = crossfront.compress(TINY, tmp_path / "out", say=said.append, candidate={"nonzeros": 10})
+    assert set(made.adc_bits) == {"fc1", "fc2"}
+    assert made.ratio["adc_power"] > 1
+    assert crossfront.verify(made.folder, images=4).ok
+    assert said[0] == "training the dense baseline"
+
+
+def test_folder_that_is_taken_is_refused_before_any_training(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+    with pytest.raises(CheckpointError, match="holds something else"):
+        crossfront.compress(TINY, tmp_path / "out")
+
+
+def test_settings_come_from_files_tables_and_keywords(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('[study]\nname = "mine"\ntrials = 7\n')
+    config = crossfront.configure(tmp_path / "study.toml", study={"trials": 9})
+    assert (config.study.name, config.study.trials) == ("mine", 9)
+    assert crossfront.configure(TINY, train={"epochs": 3}).train.train_count == 200
+    assert crossfront.configure(config) is config
+    with pytest.raises(ConfigError, match=r"study.trials is 0"):
+        crossfront.configure(TINY, study={"trials": 0})
+
+
+def test_study_is_read_while_another_process_drives_it(tmp_path: Path) -> None:
+    driven = new_study(tmp_path, trials=5)
+    driven.join()
+    watched = crossfront.open_study(driven.folder.name, tmp_path)
+    assert crossfront.pareto(watched) == []
+    number = try_one(driven, done(0.85, 0.5))
+    assert [member["number"] for member in crossfront.pareto(watched)] == [number]
+    assert watched.unended() == []
+    driven.leave()
+
+
+def test_study_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no study 'none'"):
+        crossfront.open_study("none", tmp_path)
+
+
+@pytest.mark.ray
+def test_ten_lines_search_and_export(tmp_path: Path) -> None:
+    study = crossfront.search(
+        TINY,
+        storage=tmp_path,
+        study={"name": "api", "trials": 2, "sampler": "random"},
+        ray={"workers": 1},
+    )
+    assert study.spent == 2
+    assert crossfront.pareto(study)
+    trial = crossfront.export(study, tmp_path / "best", select="accuracy", samples=20)
+    assert crossfront.verify(tmp_path / "best", images=4).ok
+    assert trial.number in [member["number"] for member in crossfront.pareto(study)]
+    again = crossfront.resume("api", storage=tmp_path, study={"trials": 3})
+    assert again.spent == 3
