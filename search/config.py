@@ -29,7 +29,7 @@ from spaces.candidate import Candidate, LayerSetting
 from spaces.joint import SpaceConfig
 from trainers.config import NetworkConfig, TrainConfig, check_choice, check_number
 from trainers.data.catalog import DataConfig
-from trainers.methods import METHODS, MethodConfig, TinyAdcConfig, method_entry
+from trainers.methods import MethodConfig, TinyAdcConfig, method_entry, method_name
 
 __all__ = [
     "CandidateConfig",
@@ -400,7 +400,7 @@ class StudyConfig:
     @property
     def method_name(self) -> str:
         """The method's name in the configuration."""
-        return next(name for name, entry in METHODS.items() if type(self.method) is entry.config)
+        return method_name(self.method)
 
     @property
     def space_methods(self) -> tuple[str, ...]:

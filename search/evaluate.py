@@ -248,15 +248,19 @@ def evaluate(
         try:
             trained = _train(problem, candidate, weights, teacher, rung, state, report)
         except CheckpointError:
-            if state is None or not state.exists():
+            kept = [] if state is None else [p for p in (state, _start(state)) if p.exists()]
+            if not kept:
                 raise
-            state.unlink()  # unreadable, so that this candidate begins anew
+            for path in kept:  # unreadable, so that this candidate begins anew
+                path.unlink()
             trained = _train(problem, candidate, weights, teacher, rung, state, report)
         network, method, train_s = trained
         facts = {"candidate": candidate.to_json(), "method": candidate.method}
         epochs = problem.config.rungs[rung]
         dense = teacher if problem.config.train.reconstruct and not epochs else None
         found = _finish(problem, network, method, checkpoint, facts, started, train_s, dense)
+        if dense is not None and state is not None:
+            save_weights(network, _start(state))
         return replace(found, epochs=epochs)
     except StorageError:
         raise
@@ -288,11 +292,14 @@ def _train(
     method = build_method(candidate.method, settings, targets)
     started = time.perf_counter()
     if config.train.reconstruct and stop and not (state is not None and state.exists()):
-        assert teacher is not None
-        first = build_method(candidate.method, settings, targets)
-        first.attach(network, epochs=0, steps_per_epoch=1)
-        first.finalize()
-        reconstruct(network, first, teacher, _calibration_images(problem))
+        if state is not None and _start(state).exists():
+            load_weights(network, _start(state))
+        else:
+            assert teacher is not None
+            first = build_method(candidate.method, settings, targets)
+            first.attach(network, epochs=0, steps_per_epoch=1)
+            first.finalize()
+            reconstruct(network, first, teacher, _calibration_images(problem))
     fit(
         network,
         _training_images(problem),
@@ -308,6 +315,11 @@ def _train(
         report=report,
     )
     return network, method, time.perf_counter() - started
+
+
+def _start(state: Path) -> Path:
+    """Where a reconstructed network waits for its training; it can be had again if it is lost."""
+    return state.with_suffix(".start.safetensors")
 
 
 def _finish(

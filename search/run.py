@@ -220,10 +220,11 @@ def drop_checkpoints_off_front(study: Study, exchange: Exchange) -> None:
     ended = {study.checkpoint(trial).name for trial in study.ended()}
     under_way = {study.folder.training(root_of(trial)).name for trial in resumable}
     for path in (study.folder.path / "checkpoints").iterdir():
-        if path.suffix == ".training":
-            unwanted = path.name not in under_way
+        root = path.name.removeprefix(".").split(".")[0]
+        if path.name.startswith(f"{root}."):  # what a training goes on from
+            unwanted = root in ended and f"{root}.training" not in under_way
         else:
-            unwanted = path.name.removeprefix(".").split(".")[0] in ended - kept
+            unwanted = root in ended - kept
         if unwanted and path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         elif unwanted:

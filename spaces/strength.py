@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from hwmodel.crossbar import CrossbarSpec, lossless_adc_bits, worst_level_sum
 from hwmodel.geometry import LayerShape
 from spaces.candidate import Candidate, LayerSetting
-from trainers.methods import STRENGTHS
+from trainers.methods import ALL_SETTINGS
 
 __all__ = ["BY_SEGMENT", "KINDS", "dense_adc_bits", "log_strengths"]
 
-KINDS = (*STRENGTHS, "kept_shapes", "kept_filters")
+KINDS = ALL_SETTINGS
 """Everything that can be asked of one layer."""
 
 BY_SEGMENT = ("nonzeros", "adc_bits", "kept_shapes")

@@ -263,3 +263,27 @@ def test_distillation_changes_what_a_candidate_learns(
     )
     assert not torch.equal(first, second)
     assert plain.status == COMPLETE
+
+
+def test_training_goes_on_from_the_reconstructed_projection(
+    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
+) -> None:
+    _, weights, _ = dense
+    fidelity = {"projection": True, "rungs": [1]}
+    tables = {"fidelity": fidelity, "train": {"reconstruct": True, "epochs": 2}}
+    problem = problem_of(**tables)
+    plain = problem_of(fidelity=fidelity, train={"epochs": 2})
+    one, state = candidate(nonzeros=2), tmp_path / "one.training"
+    projected = evaluate(problem, one, weights, tmp_path / "one", rung=0, state=state)
+    bare = evaluate(plain, one, weights, tmp_path / "bare", rung=0)
+    assert projected.values["accuracy"] > bare.values["accuracy"]
+    assert projected.values["area"] == bare.values["area"]
+    start = tmp_path / "one.start.safetensors"
+    assert start.exists()
+    trained = evaluate(problem, one, weights, tmp_path / "two", rung=1, state=state)
+    anew = evaluate(problem, one, weights, tmp_path / "three", rung=1)
+    assert trained.values == anew.values
+    start.write_bytes(start.read_bytes()[:100])
+    state.unlink()
+    again = evaluate(problem, one, weights, tmp_path / "four", rung=1, state=state)
+    assert again.values == anew.values

@@ -51,6 +51,8 @@ def test_only_the_front_and_running_trials_keep_their_checkpoints(study: Study) 
     (checkpoints / "note.txt").touch()
     (checkpoints / ".trial-00001.training.77").touch()
     (checkpoints / ".trial-00002.77.part").mkdir()
+    (checkpoints / "trial-00000.start.safetensors").touch()
+    (checkpoints / f"trial-{running.number:05d}.start.safetensors").touch()
     (checkpoints / f".trial-{running.number:05d}.77.part").mkdir()
     drop_checkpoints_off_front(study, Exchange(None, study.folder))
     assert sorted(path.name for path in checkpoints.iterdir()) == [
@@ -58,6 +60,7 @@ def test_only_the_front_and_running_trials_keep_their_checkpoints(study: Study) 
         "note.txt",
         "trial-00000",
         f"trial-{running.number:05d}",
+        f"trial-{running.number:05d}.start.safetensors",
     ]
 
 

@@ -8,10 +8,12 @@ from hwmodel.errors import DataError
 from trainers.data.cache import cache_folder, cached_dataset
 from trainers.data.dataset import Dataset, ImageSet
 from trainers.data.encoded import image_folder_files, read_image_folder
+from trainers.data.own import load_own_dataset
 from trainers.data.parquet import read_parquet
 from trainers.data.readers import read_cifar_binary, read_cifar_pickled, read_idx
 from trainers.data.source import ImageSource
 from trainers.data.stream import StreamedImages, stream_folder, stream_parquet
+from trainers.own import is_own
 
 __all__ = ["EMBEDDED_DIGESTS", "EMBEDDED_FILE", "DataConfig", "dataset_names", "load_dataset"]
 
@@ -33,7 +35,7 @@ class DataConfig:
     """
 
     name: str = "fashion-mnist-12k"
-    """One of `dataset_names()`."""
+    """One of `dataset_names()`, or `module:factory` of your own (`trainers.data.own`)."""
     path: str | None = None
     """File or folder of the set; the embedded set takes none."""
     train_count: int | None = None
@@ -100,22 +102,39 @@ def load_dataset(config: DataConfig) -> Dataset[ImageSource]:
             damaged, a class is not in the set, a count is larger than it, or it cannot be scaled
             or streamed.
     """
-    if config.name not in _CATALOG:
+    if is_own(config.name):
+        splits = _own(config)
+    elif config.name in _CATALOG:
+        splits = _found(config)
+    else:
         known = ", ".join(dataset_names())
-        raise DataError(f"unknown data set {config.name!r}, expected one of {known}")
-    source = _CATALOG[config.name].find(_path_of(config))
-    if config.image_size is not None and source.stream is None:
         raise DataError(
-            f"{config.name}: image_size is {config.image_size}, but its files hold plain pixels, "
-            "expected none"
+            f"unknown data set {config.name!r}, expected one of {known}, or module:factory"
         )
-    splits = _streamed(config, source) if config.streaming else _in_memory(config, source)
     counts = {"train_count": config.train_count, "test_count": config.test_count}
     train, test = (
         images if count is None else _limited(images, count, field)
         for images, (field, count) in zip(splits, counts.items(), strict=True)
     )
     return Dataset(name=config.name, train=train, test=test)
+
+
+def _own(config: DataConfig) -> tuple[ImageSource, ImageSource]:
+    for field in ("path", "image_size", "streaming"):
+        value = getattr(config, field)
+        if value:
+            raise DataError(f"{config.name}: {field} is {value!r}, expected none with own data")
+    return _chosen(config, load_own_dataset(config.name))
+
+
+def _found(config: DataConfig) -> tuple[ImageSource, ImageSource]:
+    source = _CATALOG[config.name].find(_path_of(config))
+    if config.image_size is not None and source.stream is None:
+        raise DataError(
+            f"{config.name}: image_size is {config.image_size}, but its files hold plain pixels, "
+            "expected none"
+        )
+    return _streamed(config, source) if config.streaming else _in_memory(config, source)
 
 
 def _in_memory(config: DataConfig, source: _Source) -> tuple[ImageSource, ImageSource]:
@@ -131,7 +150,13 @@ def _in_memory(config: DataConfig, source: _Source) -> tuple[ImageSource, ImageS
     # What is scaled to another size is another set to the cache.
     scaled = "" if config.image_size is None else f"-{config.image_size}px"
     folder = cache_folder(config.cache)
-    dataset = cached_dataset(f"{config.name}{scaled}", source.files, decode, folder=folder)
+    return _chosen(
+        config, cached_dataset(f"{config.name}{scaled}", source.files, decode, folder=folder)
+    )
+
+
+def _chosen(config: DataConfig, dataset: Dataset[ImageSet]) -> tuple[ImageSource, ImageSource]:
+    """The classes that are asked for."""
     if config.classes is None:
         return dataset.train, dataset.test
     return dataset.train.of_classes(config.classes), dataset.test.of_classes(config.classes)

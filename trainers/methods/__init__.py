@@ -1,6 +1,7 @@
 """Methods by name: each a settings class and the class that it sets up."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from typing import Any, NamedTuple, cast
 
 from hwmodel.errors import ConfigError, SpecError
@@ -20,8 +21,10 @@ from trainers.methods.tinyadc import (
     tinyadc_variant,
 )
 from trainers.methods.xma import Xma, XmaConfig
+from trainers.own import is_own, load_own
 
 __all__ = [
+    "ALL_SETTINGS",
     "METHODS",
     "STRENGTHS",
     "AdmmNn",
@@ -51,6 +54,7 @@ __all__ = [
     "XmaConfig",
     "build_method",
     "method_entry",
+    "method_name",
 ]
 
 MethodConfig = (
@@ -106,16 +110,50 @@ METHODS: dict[str, MethodEntry] = {
 STRENGTHS = ("nonzeros", "adc_bits", "kept_weights", "weight_levels", "block_size")
 """Settings of a layer that say how strongly a method prunes it; each method reads some."""
 
+ALL_SETTINGS = (*STRENGTHS, "kept_shapes", "kept_filters")
+"""All that a method can read of a layer's setting."""
+
+
+_OWN: dict[str, MethodEntry] = {}
+"""Methods of the user's, as they were asked for."""
+
 
 def method_entry(name: object) -> MethodEntry:
-    """The method of this name.
+    """The method of this name, or `module:Class` of the user's.
+
+    A method of one's own is a subclass of `trainers.method.Method` whose attribute `config` is the
+    dataclass of its settings; it is called with targets and such settings.
 
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: an unknown name, or a class that is no method.
     """
+    if isinstance(name, str) and is_own(name):
+        if name not in _OWN:
+            _OWN[name] = _own_entry(name)
+        return _OWN[name]
     if not isinstance(name, str) or name not in METHODS:
-        raise ConfigError(f"method {name!r}; allowed: {', '.join(METHODS)}")
+        raise ConfigError(f"method {name!r}; allowed: {', '.join(METHODS)}, or module:Class")
     return METHODS[name]
+
+
+def method_name(config: MethodConfig) -> str:
+    """The name of the method that settings are of."""
+    entries = {**METHODS, **_OWN}.items()
+    return next(name for name, entry in entries if type(config) is entry.config)
+
+
+def _own_entry(name: str) -> MethodEntry:
+    found = load_own(name, "method")
+    if not isinstance(found, type) or not issubclass(found, Method):
+        raise ConfigError(f"method {name!r}; allowed: a subclass of trainers.method.Method")
+    config = getattr(found, "config", None)
+    if not isinstance(config, type) or not is_dataclass(config):
+        raise ConfigError(f"method {name!r} has no attribute config; allowed: its dataclass")
+    unknown = [setting for setting in found.settings if setting not in ALL_SETTINGS]
+    if unknown:
+        allowed = ", ".join(ALL_SETTINGS)
+        raise ConfigError(f"method {name!r} reads {', '.join(unknown)}; allowed: {allowed}")
+    return MethodEntry(cast(type[MethodConfig], config), found)
 
 
 def build_method(name: str, config: MethodConfig, targets: Mapping[str, LayerTarget]) -> Method:

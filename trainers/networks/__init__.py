@@ -1,6 +1,5 @@
 """Networks by name, or a user's own `module:factory`."""
 
-import importlib
 from collections.abc import Callable
 
 import torch
@@ -14,6 +13,7 @@ from trainers.networks.mlp import mlp
 from trainers.networks.mobilenet import MobileNet
 from trainers.networks.resnet import resnet20, resnet32, resnet56
 from trainers.networks.vgg import vgg8, vgg11, vgg16
+from trainers.own import is_own, load_own
 from trainers.tracing import fold_parametrisations
 
 __all__ = ["NETWORKS", "build_network"]
@@ -67,16 +67,10 @@ def build_network(
 def _factory(name: str) -> Callable[..., nn.Module]:
     if name in NETWORKS:
         return NETWORKS[name]
-    module_name, separator, attribute = name.partition(":")
-    if not separator:
+    if not is_own(name):
         raise ConfigError(f"unknown network {name!r}; allowed: {', '.join(NETWORKS)} or m:factory")
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"network {name!r} cannot be imported: {error}") from None
-    if not callable(factory):
-        raise ConfigError(f"network {name!r} is a {type(factory).__name__}; allowed: a callable")
-    return factory  # type: ignore[no-any-return]
+    found: Callable[..., nn.Module] = load_own(name, "network")
+    return found
 
 
 def _check_fit(
