@@ -3,27 +3,34 @@
 import os
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-__all__ = ["page"]
+__all__ = ["arguments", "page", "program"]
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
+def program() -> str | None:
+    """A Chromium: CROSSFRONT_CHROMIUM's or the system's; None: Playwright's own."""
+    own = os.environ.get("CROSSFRONT_CHROMIUM")
+    return own or next(filter(None, map(shutil.which, _NAMES)), None)
+
+
+def arguments() -> list[str]:
+    """What it needs to run as the user that we are."""
+    return ["--no-sandbox"] if os.geteuid() == 0 else []
+
+
 @pytest.fixture
-def page() -> Iterator[object]:
-    """A page of a headless Chromium: CROSSFRONT_CHROMIUM's, the system's, or Playwright's own."""
+def page() -> Iterator[Any]:
+    """A page of a headless Chromium; skips the test where none can be started."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = os.environ.get("CROSSFRONT_CHROMIUM") or next(
-        filter(None, map(shutil.which, _NAMES)), None
-    )
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with playwright.sync_playwright() as driver:
         try:
-            browser = driver.chromium.launch(executable_path=program, args=arguments)
+            browser = driver.chromium.launch(executable_path=program(), args=arguments())
         except playwright.Error as error:
             pytest.skip(f"no Chromium can be started: {str(error).splitlines()[0]}")
-        opened = browser.new_page(viewport={"width": 1280, "height": 900})
-        yield opened
+        yield browser.new_page(viewport={"width": 1280, "height": 900})
         browser.close()
