@@ -139,8 +139,8 @@ def _save(entry: Any, folder: Path, images: Any, target: Path) -> None:
         expected = checkpoint.network(images)
     example = images.numpy()
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]), "images")]),
-        outputs=Schema([TensorSpec(example.dtype, (-1, expected.shape[1]), "logits")]),
+        inputs=Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]),
+        outputs=Schema([TensorSpec(example.dtype, (-1, expected.shape[1]))]),
     )
     plain = plain_network(checkpoint.network, images)
     with warnings.catch_warnings(), torch.no_grad():

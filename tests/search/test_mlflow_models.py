@@ -8,13 +8,13 @@ import mlflow
 import pytest
 import torch
 
+from hwmodel.crossbar import SignEncoding
 from hwmodel.errors import TrackingError
 from search.study import Study
 from search.tracking import MlflowMirror, mirrored_runs, register_member, tracking_uri
 from tests.search.fakes import done, new_study, try_one
 from tests.trainers.test_export import save
 from tests.trainers.toys import CONV_NET, MLP, toy_images
-from hwmodel.crossbar import SignEncoding
 from trainers.checkpoint import load_checkpoint
 from trainers.data import Dataset
 
