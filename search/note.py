@@ -3,7 +3,7 @@
 import shlex
 
 from search.folder import DEFAULT_STORAGE
-from search.objectives import ACCURACIES, COSTS, direction
+from search.objectives import ACCURACIES, direction
 from search.study import Study
 from search.units import AXES, display_name, display_number
 
@@ -28,22 +28,22 @@ def study_note(study: Study, state: str) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in study.counts().items() if count)
     return "\n\n".join(
         [
-            f"# {study.folder.name}",
-            f"{state} Network `{config.network.name}` on `{config.data.name}`: {aims}, under the "
-            f"ADC law `{config.hardware.law}`. Trials: {counts or 'none yet'}.",
-            "## Front",
+            f"**{state}** `tags.pareto = 'true'` in the search box of the runs shows the "
+            f"{len(study.front())} front members.",
+            f"Network `{config.network.name}` on `{config.data.name}`: {aims}, under the ADC law "
+            f"`{config.hardware.law}`. Trials: {counts or 'none yet'}.",
+            "### Front",
             _front_table(study),
-            _guide(study),
-            "## Next",
+            "### Next",
             _commands(study),
+            _guide(study),
         ]
     )
 
 
 def _front_table(study: Study) -> str:
     """The front's members, the most accurate first, and the dense network."""
-    objectives = list(study.config.study.objectives)
-    columns = [*objectives, *(cost for cost in COSTS if cost not in objectives)]
+    columns = study.config.study.objectives
     members = sorted(study.front(), key=lambda t: -study.means(t)["accuracy"])
     if not members:
         return "No trial has completed within the constraints yet."
@@ -54,8 +54,8 @@ def _front_table(study: Study) -> str:
         cells = [display_number(column, found[column]) for column in columns]
         rows.append((f"[{trial.number}](run)", *cells, _span(list(bits))))
     if study.dense is not None:
-        found = study.dense.values
-        cells = [display_number(c, found[c]) if c in found else "" for c in columns]
+        dense = study.dense.values
+        cells = [display_number(c, dense[c]) if c in dense else "" for c in columns]
         rows.append(("dense", *cells, _span(list(study.dense.adc_bits.values()))))
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     left = len(members) - _MEMBERS
@@ -72,12 +72,12 @@ def _guide(study: Study) -> str:
     """How to find the front among the runs."""
     accuracies = ", ".join(f"`{name}`" for name in ACCURACIES)
     return (
-        "In the list of runs, search for `tags.pareto = 'true'` to see front members alone "
-        f"(of this study: `tags.pareto = 'true' and tags.crossfront.study = "
-        f"'{study.folder.name}'`). Metrics end in their SI unit (`area_m2`, `power_w`) or are "
-        f"shares ({accuracies}). Once the search ends, `report.html` is among this run's "
-        "artifacts, and each front member carries its finalised integer network as a model: "
-        '`mlflow.pytorch.load_model("runs:/RUN_ID/network")`. It takes images in 0..1, float32.'
+        "``tags.pareto = 'true' and tags.`crossfront.study` = "
+        f"'{study.folder.name}'`` finds this study's front alone. Metrics end in their SI unit "
+        f"(`area_m2`, `power_w`) or are shares ({accuracies}). Once the search ends, `report.html` "
+        "is among this run's artifacts, and each front member carries its finalised integer "
+        'network as a model, `mlflow.pytorch.load_model("runs:/RUN_ID/network")`, which takes '
+        "float32 images in 0..1."
     )
 
 

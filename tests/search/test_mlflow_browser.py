@@ -81,7 +81,8 @@ def address(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def test_user_of_mlflow_alone_finds_the_front_and_the_report(page: Any, address: str) -> None:
     page.goto(address)
-    page.get_by_role("heading", name="Front").wait_for(timeout=30_000)
+    page.get_by_text("Show more").first.click()
+    page.get_by_role("heading", name="Front").wait_for()
     shot(page, "note")
     page.get_by_role("link", name="1", exact=True).first.click()
     page.get_by_text("tiny-0001 tinyadc 128x128").first.wait_for()
