@@ -38,8 +38,6 @@ _TRIAL_TAG = "crossfront.trial"
 _KEY_TAG = "crossfront.key"
 _PARETO_TAG = "pareto"
 _NOTE_TAG = "mlflow.note.content"
-_KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""The interface then shows runs, and not its pages for chats with language models."""
 _SOURCE_TAGS = {"mlflow.source.name": "crossfront", "mlflow.source.type": "LOCAL"}
 _CHECKPOINT_TAG = "crossfront.checkpoint"
 _CHECKPOINT = "checkpoint"
@@ -99,7 +97,7 @@ class MlflowStore:
         found = self._client.get_experiment_by_name(experiment)
         place = artifacts if uri.startswith((_SQLITE, *_DATABASES)) else None
         self.experiment: str = (
-            self._client.create_experiment(experiment, artifact_location=place, tags=_KIND)
+            self._client.create_experiment(experiment, artifact_location=place)
             if found is None
             else found.experiment_id
         )
