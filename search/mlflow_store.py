@@ -5,25 +5,40 @@ call did is found and kept. MLflow's own retries are therefore switched off. The
 a second time when only its answer was lost, and so make a second run.
 """
 
+import json
 import logging
 import os
+import re
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwmodel.errors import TrackingError
+from hwmodel.errors import CheckpointError, TrackingError
+from search.mlflow_models import drop_models, log_model, register_model
 from search.urls import shown
 
-__all__ = ["MlflowStore", "TrialRun", "check_tracking", "is_refusal", "reason"]
+__all__ = [
+    "DataSplit",
+    "MlflowStore",
+    "TrialRun",
+    "check_tracking",
+    "is_refusal",
+    "reason",
+    "register",
+]
+
+_LOG = logging.getLogger(__name__)
 
 _PARENT_TAG = "mlflow.parentRunId"
 _TRIAL_TAG = "crossfront.trial"
 _KEY_TAG = "crossfront.key"
 _PARETO_TAG = "pareto"
+_NOTE_TAG = "mlflow.note.content"
+_SOURCE_TAGS = {"mlflow.source.name": "crossfront", "mlflow.source.type": "LOCAL"}
 _CHECKPOINT_TAG = "crossfront.checkpoint"
 _CHECKPOINT = "checkpoint"
 _LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
@@ -48,6 +63,20 @@ class TrialRun:
     metrics: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSplit:
+    """The images that runs were trained or tested on."""
+
+    name: str
+    digest: str
+    source: str
+    """Where they come from: a path, or the name of an embedded set."""
+    context: str
+    """`train` or `test`."""
+    profile: str
+    """JSON: how many images, of which shape."""
+
+
 class MlflowStore:
     """One parent run and its children in an MLflow store.
 
@@ -67,7 +96,7 @@ class MlflowStore:
         self._client = _connect(uri)
         found = self._client.get_experiment_by_name(experiment)
         place = artifacts if uri.startswith((_SQLITE, *_DATABASES)) else None
-        self._experiment = (
+        self.experiment: str = (
             self._client.create_experiment(experiment, artifact_location=place)
             if found is None
             else found.experiment_id
@@ -98,7 +127,7 @@ class MlflowStore:
         run = next(found, None)
         if run is None:
             run = self._client.create_run(
-                self._experiment, run_name=name, tags={**tags, _KEY_TAG: key}
+                self.experiment, run_name=name, tags={**tags, **_SOURCE_TAGS, _KEY_TAG: key}
             )
         self.parent = run.info.run_id
         if run.info.status != "RUNNING":
@@ -164,14 +193,60 @@ class MlflowStore:
         self._whole.add(number)
 
     def drop_checkpoint(self, number: int) -> None:
-        """Deletes the checkpoint of a trial's run."""
+        """Deletes the checkpoint of a trial's run, and its model unless that is registered."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        uri = self._client.get_run(self.runs[number]).info.artifact_uri
+        run = self._client.get_run(self.runs[number])
+        drop_models(self._client, self._uri, run)
+        uri = run.info.artifact_uri
         if self._client.list_artifacts(self.runs[number], _CHECKPOINT):
             get_artifact_repository(uri, tracking_uri=self._uri).delete_artifacts(_CHECKPOINT)
         self._client.set_tag(self.runs[number], _CHECKPOINT_TAG, "false")
         self._whole.discard(number)
+
+    def keep_model(self, number: int, folder: Path, images: Any) -> None:
+        """Adds a trial's network to its run as a model that MLflow can load.
+
+        One that cannot be made is left out, and said: asking the store again is of no use.
+        """
+        if number not in self.runs or not folder.is_dir():
+            return
+        run = self._client.get_run(self.runs[number])
+        try:
+            log_model(self._client, run, folder, images)
+        except CheckpointError as error:
+            _LOG.warning("trial %d has no model in MLflow: %s", number, reason(error))
+
+    def log_inputs(self, numbers: Iterable[int], splits: Iterable[DataSplit]) -> None:
+        """Says what the parent run and these trials were trained and tested on."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=split.name,
+                    digest=split.digest[:36],
+                    source_type="local",
+                    source=json.dumps({"uri": split.source}),
+                    profile=split.profile,
+                ),
+                [InputTag("mlflow.data.context", split.context)],
+            )
+            for split in splits
+        ]
+        known = [self.runs[number] for number in numbers if number in self.runs]
+        for run_id in (self.parent, *known):
+            self._client.log_inputs(run_id, inputs)
+
+    def set_note(self, text: str) -> None:
+        """Writes the parent run's note; `[NUMBER](run)` becomes a link to that trial's run."""
+
+        def link(found: re.Match[str]) -> str:
+            run_id = self.runs.get(int(found[1]))
+            place = f"#/experiments/{self.experiment}/runs/{run_id}"
+            return found[1] if run_id is None else f"[{found[1]}]({place})"
+
+        self._client.set_tag(self.parent, _NOTE_TAG, re.sub(r"\[(\d+)\]\(run\)", link, text))
 
     def log_summary(self, metrics: Mapping[str, float], time_ms: int) -> None:
         """Metrics of the parent run."""
@@ -209,11 +284,12 @@ class MlflowStore:
         self._doubtful.add(trial.number)
         if run is None:
             run = self._client.create_run(
-                self._experiment,
+                self.experiment,
                 start_time=trial.start_ms,
                 run_name=trial.name,
                 tags={
                     **trial.tags,
+                    **_SOURCE_TAGS,
                     _PARENT_TAG: self.parent,
                     _TRIAL_TAG: str(trial.number),
                     _PARETO_TAG: str(trial.pareto).lower(),
@@ -226,7 +302,7 @@ class MlflowStore:
     def _search(self, query: str) -> Iterator[Any]:
         token = None
         while True:
-            page = self._client.search_runs([self._experiment], query, page_token=token)
+            page = self._client.search_runs([self.experiment], query, page_token=token)
             yield from page
             token = page.token
             if not token:
@@ -241,6 +317,15 @@ def check_tracking(uri: str | None) -> None:
     """
     if uri is not None:
         _connect(uri)
+
+
+def register(uri: str, run_id: str, name: str) -> int:
+    """Makes the model of a trial's run the newest version of a registered model; returns it.
+
+    Raises:
+        TrackingError: a store that cannot be reached, a run without a model, or a refusal.
+    """
+    return register_model(_connect(uri), uri, run_id, name)
 
 
 def is_refusal(error: BaseException) -> bool:

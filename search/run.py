@@ -157,7 +157,9 @@ def _drive(
         for trial in study.front():
             exchange.bring(study.checkpoint(trial))
         files = {**write_tables(study), "report": write_report(study)}
-        mirrored = mirror is None or mirror.finish(files, complete=complete)
+        mirrored = mirror is None or mirror.finish(
+            files, complete=complete, dataset=problem.dataset
+        )
     display.close()
     if error is not None:
         raise error

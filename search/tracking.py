@@ -27,14 +27,22 @@ from optuna.trial import FrozenTrial
 from hwmodel.errors import TrackingError
 from search.environment import describe_environment
 from search.evaluate import FAILED
-from search.mlflow_store import MlflowStore, TrialRun, is_refusal, reason
+from search.mlflow_store import DataSplit, MlflowStore, TrialRun, is_refusal, reason, register
+from search.note import study_note
 from search.objectives import ACCURACIES, COSTS
 from search.repeats import REPEATED, repeat_by
 from search.study import MEASURED, Study, candidate_of, status
 from search.urls import shown
 from spaces.candidate import Candidate
+from trainers.data import Dataset, ImageSource
 
-__all__ = ["MlflowMirror", "mirrored_runs", "tracking_uri"]
+__all__ = [
+    "MlflowMirror",
+    "mirrored_runs",
+    "parent_address",
+    "register_member",
+    "tracking_uri",
+]
 
 _LOG = logging.getLogger(__name__)
 _STUDY_TAG = "crossfront.study"
@@ -44,6 +52,9 @@ _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 _PATIENCE_S = 60.0
 _CLOSING_S = 10.0
+_NOTE_PAUSE_S = 30.0
+_STRENGTHS = {"nonzeros": "nonzeros", "adc_bits": "ADC bits"}
+_EXAMPLES = 4
 
 
 def tracking_uri(study: Study) -> str:
@@ -55,6 +66,29 @@ def mirrored_runs(study: Study) -> dict[int, str]:
     """MLflow run ids by trial number, as the driver noted them."""
     notes = study.notes().items()
     return {int(k.removeprefix(_RUN_NOTE)): v for k, v in notes if k.startswith(_RUN_NOTE)}
+
+
+def parent_address(study: Study) -> str:
+    """Where MLflow's interface shows the study's parent run, after the server's own address."""
+    note = study.notes().get(_PARENT_NOTE, {})
+    if "experiment_id" not in note:
+        return ""
+    return f"/#/experiments/{note['experiment_id']}/runs/{note['run_id']}"
+
+
+def register_member(study: Study, trial: FrozenTrial, name: str) -> int:
+    """Makes a front member's model the newest version of a registered model; returns it.
+
+    Raises:
+        TrackingError: a store that cannot be reached, a trial without a model, or a refusal.
+    """
+    run_id = mirrored_runs(study).get(trial.number)
+    if run_id is None:
+        raise TrackingError(
+            f"trial {trial.number} has no run in {shown(tracking_uri(study))}; "
+            f"'crossfront resume {study.folder.name}' sends it"
+        )
+    return register(tracking_uri(study), run_id, name)
 
 
 class MlflowMirror:
@@ -84,9 +118,11 @@ class MlflowMirror:
         known = mirrored_runs(study)
         self._arrived = deque(run for run in self._store.runs.items() if run not in known.items())
         self._ended = False
+        self._noted = 0.0
         self._sender = _Sender(shown(self.uri))
         self._retag({trial.number for trial in study.front()}, self._store.pareto)
         self.sync()
+        self._write_note("The search is under way.")
 
     @property
     def parent(self) -> str:
@@ -114,6 +150,8 @@ class MlflowMirror:
         changed = (before ^ self._front) - {trial.number for trial in unsent}
         for number in sorted(changed):
             self._sender.post(partial(self._store.set_pareto, number, number in self._front))
+        if before != self._front and time.monotonic() > self._noted + _NOTE_PAUSE_S:
+            self._write_note("The search is under way.")
 
     def flush(self, patience_s: float = _PATIENCE_S) -> bool:
         """Waits until the store has everything that is queued.
@@ -128,12 +166,19 @@ class MlflowMirror:
         self._note_runs()
         return sent
 
-    def finish(self, files: Mapping[str, Path], *, complete: bool) -> bool:
+    def finish(
+        self,
+        files: Mapping[str, Path],
+        *,
+        complete: bool,
+        dataset: Dataset[ImageSource] | None = None,
+    ) -> bool:
         """Brings everything up to date and closes the parent run.
 
         Args:
             files: artifacts for the parent run, by name.
             complete: whether the study has ended, or was interrupted.
+            dataset: what the networks were trained on; front members then get models.
 
         Returns:
             Whether the store has everything.
@@ -147,12 +192,20 @@ class MlflowMirror:
             post(partial(store.drop_checkpoint, number))
         for trial in members:
             post(partial(store.keep_checkpoint, trial.number, self.study.checkpoint(trial)))
+        state = "has ended" if complete else "was interrupted; `resume` goes on"
+        self._write_note(f"The search {state}.")
         post(partial(store.log_summary, _summary(self.study), int(time.time() * 1000)))
         for path in files.values():
             post(partial(store.log_file, path))
         post(partial(store.log_text, "config.toml", shown(self.study.config.to_toml())))
         environment = json.dumps(describe_environment(), indent=1)
         post(partial(store.log_text, "environment.json", environment))
+        if dataset is not None:
+            post(partial(store.log_inputs, sorted(front), _splits(self.study, dataset)))
+            examples = dataset.test.subset(min(_EXAMPLES, len(dataset.test)))
+            images = examples.images.float().div(255)
+            for trial in members:
+                post(partial(store.keep_model, trial.number, self.study.checkpoint(trial), images))
         post(store.survey)
         self._end("FINISHED" if complete else "KILLED")
         return self._flushed(_PATIENCE_S)
@@ -185,17 +238,18 @@ class MlflowMirror:
             study.note(_PARENT_NOTE, note)
         run_id = store.open_parent(
             note["key"],
-            study.folder.name,
+            f"{study.folder.name}: {config.network.name} on {config.data.name}",
             {
                 _STUDY_TAG: study.folder.name,
                 "crossfront.objectives": ", ".join(config.study.objectives),
                 "crossfront.law": config.hardware.law,
             },
         )
-        if note.get("run_id") != run_id:
-            if "run_id" in note:
+        if (note.get("run_id"), note.get("experiment_id")) != (run_id, store.experiment):
+            if note.get("run_id", run_id) != run_id:
                 _LOG.warning("tracking store %s has lost run %s", shown(self.uri), note["run_id"])
-            study.note(_PARENT_NOTE, {**note, "run_id": run_id})
+            note = {**note, "run_id": run_id, "experiment_id": store.experiment}
+            study.note(_PARENT_NOTE, note)
         return store
 
     def _newly_ended(self) -> list[FrozenTrial]:
@@ -234,6 +288,10 @@ class MlflowMirror:
             number, run_id = self._arrived.popleft()
             self.study.note(f"{_RUN_NOTE}{number}", run_id)
             self._waiting.discard(number)
+
+    def _write_note(self, state: str) -> None:
+        self._sender.post(partial(self._store.set_note, study_note(self.study, state)))
+        self._noted = time.monotonic()
 
     def _end(self, ending: str) -> None:
         self._sender.post(partial(self._store.end_parent, ending))
@@ -355,7 +413,7 @@ def _trial_run(study: Study, trial: FrozenTrial, *, pareto: bool) -> TrialRun:
     start = trial.datetime_start
     return TrialRun(
         number=trial.number,
-        name=f"{study.folder.name}-{trial.number:04d}",
+        name=_run_name(study, trial),
         ending=endings.get(outcome, "KILLED"),
         start_ms=None if start is None else int(start.timestamp() * 1000),
         end_ms=int(trial.datetime_complete.timestamp() * 1000),
@@ -364,6 +422,45 @@ def _trial_run(study: Study, trial: FrozenTrial, *, pareto: bool) -> TrialRun:
         params={key: str(value) for key, value in params.items()},
         metrics=metrics,
     )
+
+
+def _run_name(study: Study, trial: FrozenTrial) -> str:
+    """Study, number, method, crossbar, and the span of the strengths over the layers."""
+    name = f"{study.folder.name}-{trial.number:04d}"
+    repeat = repeat_by(trial)
+    if repeat is not None:
+        return f"{name} repeats {repeat.member:04d}"
+    if "candidate" not in trial.user_attrs:
+        return name
+    candidate = candidate_of(trial)
+    sizes = {f"{s.wordlines}x{s.bitlines}" for s in candidate.plan.per_layer.values()}
+    spec = candidate.plan.default
+    size = f"{spec.wordlines}x{spec.bitlines}" if not sizes else "+".join(sorted(sizes))
+    parts = [name, candidate.method, size if len(sizes) < 3 else f"{len(sizes)} crossbar sizes"]
+    settings = [asdict(setting) for setting in candidate.layers.values()]
+    for field, label in _STRENGTHS.items():
+        found = [setting[field] for setting in settings if setting.get(field) is not None]
+        if found:
+            span = (
+                f"{min(found):g}" if min(found) == max(found) else f"{min(found):g}-{max(found):g}"
+            )
+            parts.append(f"{label} {span}")
+    return " ".join(parts)
+
+
+def _splits(study: Study, dataset: Dataset[ImageSource]) -> list[DataSplit]:
+    """The data set's two halves, as the store names them."""
+    shape = "x".join(map(str, dataset.input_shape))
+    return [
+        DataSplit(
+            name=f"{dataset.name} {context}",
+            digest=split.digest,
+            source=study.config.data.path or study.config.data.name,
+            context=context,
+            profile=json.dumps({"images": len(split), "shape": shape, "classes": dataset.classes}),
+        )
+        for context, split in (("train", dataset.train), ("test", dataset.test))
+    ]
 
 
 def _summary(study: Study) -> dict[str, float]:

@@ -37,6 +37,8 @@ __all__ = [
     "check_target",
     "export_folder",
     "onnx_logits",
+    "plain_network",
+    "prove",
 ]
 
 ONNX_FILE = "network.onnx"
@@ -64,7 +66,6 @@ def export_folder(
     check_target(target)
     checkpoint = load_checkpoint(source)
     images = samples.images.float().div(255)
-    graph = _plain_graph(checkpoint.network)
     with writing_folder(target) as draft:
         (draft / WEIGHTS).write_bytes((source / WEIGHTS).read_bytes())
         save_file(
@@ -74,10 +75,9 @@ def export_folder(
         proof = images[:_PROOF_IMAGES].repeat(2 if len(images) == 1 else 1, 1, 1, 1)
         with torch.no_grad():
             expected = checkpoint.network(proof)
-        _prove_layers(checkpoint.network, graph, proof)
-        _export_graphs(graph, proof, draft)
-        _prove("torch.export", expected, _program_logits(draft / PROGRAM_FILE, proof))
-        _prove("ONNX", expected, onnx_logits(draft / ONNX_FILE, proof))
+        _export_graphs(plain_network(checkpoint.network, proof), proof, draft)
+        prove("torch.export", expected, _program_logits(draft / PROGRAM_FILE, proof))
+        prove("ONNX", expected, onnx_logits(draft / ONNX_FILE, proof))
         recorded = {"count": len(samples), "accuracy": accuracy(checkpoint.network, samples)}
         write_manifest(draft, {**checkpoint.manifest, **(facts or {}), "samples": recorded})
     return target
@@ -149,13 +149,18 @@ class _PlainLayer(nn.Module):
         return (products + self.offset) * self.scale + self.bias
 
 
-def _plain_graph(network: nn.Module) -> nn.Module:
-    """The network with every crossbar layer in plain operators."""
+def plain_network(network: nn.Module, images: Tensor) -> nn.Module:
+    """The network with every crossbar layer in plain operators, each proved on these images.
+
+    Raises:
+        CheckpointError: naming the layer that computes something else.
+    """
     plain = copy.deepcopy(network).cpu().eval()
     for name, module in list(plain.named_modules()):
         if isinstance(module, CrossbarLayer):
             parent_name, _, attribute = name.rpartition(".")
             setattr(plain.get_submodule(parent_name), attribute, _PlainLayer(module))
+    _prove_layers(network, plain, images)
     return plain
 
 
@@ -213,7 +218,7 @@ def _prove_layers(network: nn.Module, graph: nn.Module, images: Tensor) -> None:
             handle.remove()
 
 
-def _prove(what: str, expected: Tensor, found: Tensor) -> None:
+def prove(what: str, expected: Tensor, found: Tensor) -> None:
     """Refuses a graph whose logits are off, beyond codes that round differently on an edge.
 
     Raises:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
+_PORT = 5000
+
 
 def _complete_study(incomplete: str) -> list[str]:
     """Studies of the usual folder, for the shell to complete."""
@@ -154,6 +156,9 @@ def export(
     ] = "knee",
     storage: Storage = DEFAULT_STORAGE,
     samples: Annotated[int, typer.Option(help="Test images that travel along.", min=1)] = 2000,
+    register: Annotated[
+        str | None, typer.Option(help="Also make it a version of this registered MLflow model.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Export a front member: crossfront export lenet5 --select knee --to out/."""
@@ -161,12 +166,18 @@ def export(
     from search.api import open_study
     from search.cli.output import print_json, say
     from search.study import values
+    from search.tracking import register_member
 
-    trial = export_member(open_study(name, storage), to, select=select, samples=samples)
+    study = open_study(name, storage)
+    trial = export_member(study, to, select=select, samples=samples)
+    version = None if register is None else register_member(study, trial, register)
     if as_json:
-        print_json({"folder": str(to), "number": trial.number, "values": values(trial)})
-    else:
-        say(f"trial {trial.number} of {name} is in {to}; prove it with: crossfront verify {to}")
+        found = {"folder": str(to), "number": trial.number, "values": values(trial)}
+        print_json(found if version is None else {**found, "version": version})
+        return
+    say(f"trial {trial.number} of {name} is in {to}; prove it with: crossfront verify {to}")
+    if version is not None:
+        say(f"it is version {version} of the model {register}: models:/{register}/{version}")
 
 
 def ui(
@@ -178,17 +189,20 @@ def ui(
     from search.cli.output import say
     from search.folder import StudyFolder
     from search.study import Study
-    from search.tracking import tracking_uri
+    from search.tracking import parent_address, tracking_uri
     from search.urls import shown
 
     study = Study.open(StudyFolder(storage, name))
-    uri = tracking_uri(study)
+    uri, place = tracking_uri(study), parent_address(study)
     if uri.startswith(("http://", "https://")):
-        say(f"study {name} is on the tracking server {shown(uri)}")
+        say(f"study {name} is on the tracking server {shown(uri.rstrip('/'))}{place}")
         return
     chosen = _free_port(port)
-    parent = study.notes().get("mlflow_parent", {}).get("run_id", "")
-    say(f"MLflow on http://127.0.0.1:{chosen} (parent run {parent}); stop it with Ctrl-C")
+    if port is None and chosen != _PORT:
+        say(f"port {_PORT} is taken; this is the next free one")
+    say(f"MLflow on http://127.0.0.1:{chosen}{place} (in some seconds); stop it with Ctrl-C")
+    if not place:
+        say(f"study {name} has no run there yet: a search makes one when it starts")
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(chosen)]
     command += ["--backend-store-uri", uri, "--workers", "1"]
     command += ["--default-artifact-root", study.folder.artifacts.as_uri()]
@@ -235,7 +249,7 @@ def _free_port(wanted: int | None) -> int:
     Raises:
         ConfigError: the wanted port is taken.
     """
-    for port in range(5000, 5100) if wanted is None else (wanted,):
+    for port in range(_PORT, _PORT + 100) if wanted is None else (wanted,):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

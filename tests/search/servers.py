@@ -58,10 +58,10 @@ def running_postgres() -> Iterator[str]:
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL, **options)
     try:
         url = f"postgresql+psycopg://postgres@/postgres?host={folder}"
-        _until(lambda: _answers(url), server)
+        until(lambda: _answers(url), server)
         yield url
     finally:
-        _stop(server)
+        end(server)
         shutil.rmtree(folder)
 
 
@@ -115,12 +115,12 @@ class MlflowServer:
                 stderr=log,
                 start_new_session=True,
             )
-        _until(self._answers, self._process)
+        until(self._answers, self._process)
 
     def stop(self) -> None:
         """Ends it with all its workers."""
         if self._process is not None:
-            _stop(self._process, group=True)
+            end(self._process, group=True)
             self._process = None
 
     def _answers(self) -> bool:
@@ -148,12 +148,12 @@ class S3Server:
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        _until(self._answers, self._process)
+        until(self._answers, self._process)
 
     def stop(self) -> None:
         """Ends it; its objects are gone."""
         if self._process is not None:
-            _stop(self._process)
+            end(self._process)
             self._process = None
 
     def uri(self, place: str) -> str:
@@ -198,7 +198,7 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _until(condition: Callable[[], bool], server: subprocess.Popen[bytes]) -> None:
+def until(condition: Callable[[], bool], server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _START_S
     while not condition():
         assert server.poll() is None, f"{server.args} ended with code {server.returncode}"
@@ -206,7 +206,7 @@ def _until(condition: Callable[[], bool], server: subprocess.Popen[bytes]) -> No
         time.sleep(0.1)
 
 
-def _stop(server: subprocess.Popen[bytes], *, group: bool = False) -> None:
+def end(server: subprocess.Popen[bytes], *, group: bool = False) -> None:
     import signal
 
     with suppress(ProcessLookupError):

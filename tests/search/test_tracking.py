@@ -125,7 +125,7 @@ def test_one_parent_and_a_child_for_each_ended_trial(study: Study, start: Start)
     send(mirror)
     (parent,) = parents_of(study)
     assert parent.info.run_id == mirror.parent
-    assert parent.info.run_name == "tiny"
+    assert parent.info.run_name == "tiny: lenet5 on fashion-mnist-12k"
     assert parent.info.status == "RUNNING"
     assert parent.data.tags["crossfront.study"] == "tiny"
     children = children_of(study)
@@ -136,7 +136,7 @@ def test_one_parent_and_a_child_for_each_ended_trial(study: Study, start: Start)
     }
     for number, run in children.items():
         assert run.data.tags[PARENT] == mirror.parent
-        assert run.info.run_name == f"tiny-{number:04d}"
+        assert run.info.run_name.startswith(f"tiny-{number:04d} tinyadc 128x128 nonzeros ")
     assert children[0].data.tags["reason"] == "breaks area <= 0.99x before training"
     assert children[2].data.tags["reason"] == "loss is nan"
 
