@@ -8,6 +8,7 @@ import typer
 from hwmodel.adc.base import MAX_ADC_BITS
 from hwmodel.errors import ConfigError, OutOfRangeError
 from hwmodel.layers import split_layers
+from search.cli.options import Json
 
 if TYPE_CHECKING:
     from hwmodel.accelerator import CostModel
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
-Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 _ALL = "all"
 _LEVELS = ("ima", "tile", "tiles", "chip")
 Law = Annotated[str, typer.Option(help="ADC law; see 'crossfront list laws'.")]

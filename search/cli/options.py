@@ -1,8 +1,13 @@
-"""From options of the command line to settings that replace a file's."""
+"""Options that commands share, and how they become settings."""
 
-from typing import Any
+from typing import Annotated, Any
 
-__all__ = ["given"]
+import typer
+
+__all__ = ["Json", "Quiet", "given"]
+
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output; no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def given(**options: Any) -> dict[str, Any]:

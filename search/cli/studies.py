@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwmodel.errors import ConfigError
-from search.cli.options import given
+from search.cli.options import Json, Quiet, given
 from search.folder import DEFAULT_STORAGE, study_names
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ def _complete_study(incomplete: str) -> list[str]:
 
 StudyName = Annotated[str, typer.Argument(help="The study.", autocompletion=_complete_study)]
 Storage = Annotated[Path, typer.Option(help="Folder of all studies.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
-Quiet = Annotated[bool, typer.Option(help="No progress.")]
 MaxTrials = Annotated[int | None, typer.Option(help="Candidates to evaluate.")]
 MaxEpochs = Annotated[int | None, typer.Option(help="Epochs of training to spend in all.")]
 LeastGain = Annotated[
@@ -205,12 +203,15 @@ def _drive(
 ) -> None:
     """Runs a study to its end and prints what came of it; exit code 1 if it was cut short."""
     from search.cli.output import StudyDisplay, print_json, print_summary, say
+    from search.cli.progress import progress_bars
     from search.report import pareto_json
     from search.run import run_study
 
+    quiet = quiet or as_json
     display = StudyDisplay(quiet=quiet)
     try:
-        outcome = run_study(study, display, {k: v for k, v in overrides.items() if v})
+        with progress_bars(quiet=quiet):
+            outcome = run_study(study, display, {k: v for k, v in overrides.items() if v})
     finally:
         display.close()
     if as_json:
