@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwmodel.errors import ConfigError
-from search.cli.options import Json, Quiet, given
+from search.cli.options import Json, Quiet, completes, given
 
 if TYPE_CHECKING:
     from trainers.robustness import Robustness
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trainers.verify import Verification
 
 __all__ = ["COMMANDS"]
+_LISTS = ("networks", "datasets", "methods", "presets", "laws", "encodings")
 
 
 def compress(
@@ -135,7 +136,11 @@ def verify(
 
 def list_(
     what: Annotated[
-        str, typer.Argument(help="networks, datasets, methods, presets, laws or encodings.")
+        str,
+        typer.Argument(
+            help="networks, datasets, methods, presets, laws or encodings.",
+            autocompletion=completes(lambda: _LISTS),
+        ),
     ],
     as_json: Json = False,
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -146,7 +147,7 @@ def _members_table(
     narrow: bool = False,
 ) -> Table:
     """The members; `spread` says between what limits their accuracies lie, if that is known."""
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False) if narrow else Table()
     table.add_column("trial", justify="right")
     shown = _shown(members[0][1] if members else {}, narrow=narrow)
     for name in shown:

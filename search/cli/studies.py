@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwmodel.errors import ConfigError
-from search.cli.options import Json, Quiet, given
+from search.cli.options import Json, Quiet, completes, given
 from search.folder import DEFAULT_STORAGE, study_names
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 
-def _complete_study(incomplete: str) -> list[str]:
-    """Studies of the usual folder, for the shell to complete."""
-    return [name for name in study_names(DEFAULT_STORAGE) if name.startswith(incomplete)]
-
-
-StudyName = Annotated[str, typer.Argument(help="The study.", autocompletion=_complete_study)]
+StudyName = Annotated[
+    str,
+    typer.Argument(
+        help="The study.", autocompletion=completes(lambda: study_names(DEFAULT_STORAGE))
+    ),
+]
 Storage = Annotated[Path, typer.Option(help="Folder of all studies.")]
 MaxTrials = Annotated[int | None, typer.Option(help="Candidates to evaluate.")]
 MaxEpochs = Annotated[int | None, typer.Option(help="Epochs of training to spend in all.")]
