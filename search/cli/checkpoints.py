@@ -42,8 +42,7 @@ def compress(
 
     chosen = given(nonzeros=nonzeros, adc_bits=adc_bits, wordlines=wordlines, bitlines=bitlines)
     training = given(epochs=0 if train is False else None, reconstruct=reconstruct)
-    quiet = quiet or as_json
-    with progress_bars(quiet=quiet):
+    with progress_bars(quiet=quiet or as_json):
         made = compress_candidate(
             config,
             to,

@@ -7,7 +7,7 @@ import typer
 
 __all__ = ["Json", "Quiet", "completes", "given"]
 
-Json = Annotated[bool, typer.Option("--json", help="JSON on standard output; no progress.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 

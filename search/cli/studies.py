@@ -207,10 +207,9 @@ def _drive(
     from search.report import pareto_json
     from search.run import run_study
 
-    quiet = quiet or as_json
     display = StudyDisplay(quiet=quiet)
     try:
-        with progress_bars(quiet=quiet):
+        with progress_bars(quiet=quiet or as_json):
             outcome = run_study(study, display, {k: v for k, v in overrides.items() if v})
     finally:
         display.close()
