@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Thread
 
 from hwmodel.errors import CrossfrontError
 from search.folder import StudyFolder, study_names
@@ -18,6 +19,7 @@ __all__ = ["BROKEN", "OK", "WARNING", "Check", "examine"]
 OK, WARNING, BROKEN = "ok", "warning", "broken"
 
 _LEAST_GB = 2.0
+_PATIENCE_S = 60.0
 _PACKAGES = ("ray", "optuna", "mlflow", "pyarrow", "onnxruntime", "plotly")
 
 
@@ -54,12 +56,32 @@ def examine(storage: Path, tracking_uri: str | None, address: str | None) -> lis
     ]
     found = []
     for name, look in checks:
-        try:
-            found.append(look())
-        except Exception as error:  # whatever it is, the other checks still have something to say
-            text = " ".join(str(error).split())
-            found.append(Check(name=name, verdict=BROKEN, found=text or type(error).__name__))
+        found.append(_in_time(name, look))
     return found
+
+
+def _in_time(name: str, look: Callable[[], Check]) -> Check:
+    """What a check says; one that fails or hangs still lets the others speak."""
+    said: list[Check] = []
+
+    def run() -> None:
+        try:
+            said.append(look())
+        except Exception as error:  # whatever it is
+            text = " ".join(str(error).split())
+            said.append(Check(name=name, verdict=BROKEN, found=text or type(error).__name__))
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE_S)
+    if said:
+        return said[0]
+    return Check(
+        name=name,
+        verdict=BROKEN,
+        found=f"no answer within {_PATIENCE_S:g} s",
+        mend="look at the network, the disk or the server behind it",
+    )
 
 
 def _python() -> Check:

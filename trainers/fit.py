@@ -16,6 +16,7 @@ from trainers.config import MEMORY_FORMATS, TrainConfig
 from trainers.data import EpochBatches, ImageSource
 from trainers.data.augment import AUGMENTATIONS
 from trainers.method import Method
+from trainers.progress import track
 from trainers.training_state import load_training, save_training
 
 __all__ = ["EpochReport", "FitResult", "accuracy", "fit", "resolve_device"]
@@ -97,7 +98,8 @@ def fit(
     if state_path is not None and state_path.exists():
         done = load_training(state_path, network, optimiser, method, settings)
         reports = [EpochReport(**fields) for fields in done]
-    for epoch in range(len(reports), epochs if stop_after is None else stop_after):
+    rest = range(len(reports), epochs if stop_after is None else stop_after)
+    for epoch in track(rest, "training, epochs", len(rest)):
         started = time.perf_counter()
         cycle = next((a, b) for a, b in pairwise(bounds) if epoch < b)
         loss = _train_epoch(
@@ -131,7 +133,9 @@ def _train_epoch(
     augment = AUGMENTATIONS[config.augment]
     half = config.precision == "bfloat16"
     losses: list[Tensor] = []
-    for step, (images, labels) in enumerate(batches.epoch(epoch)):
+    for step, (images, labels) in enumerate(
+        track(batches.epoch(epoch), f"epoch {epoch}, batches", len(batches))
+    ):
         done = (epoch - cycle[0]) * len(batches) + step
         share = done / ((cycle[1] - cycle[0]) * len(batches))
         for group in optimiser.param_groups:

@@ -24,6 +24,7 @@ from torch.nn import functional
 from trainers.data import Batches, ImageSet
 from trainers.integer import ConvGeometry
 from trainers.method import Method
+from trainers.progress import track
 from trainers.tracing import CrossbarModule, crossbar_modules, dense_layout
 
 __all__ = ["reconstruct"]
@@ -63,7 +64,8 @@ def reconstruct(network: nn.Module, method: Method, dense: nn.Module, images: Im
     for norm in network.modules():
         if isinstance(norm, nn.modules.batchnorm._BatchNorm):
             norm.train()
-    for name in _forward_order(network, method, images):
+    names = _forward_order(network, method, images)
+    for name in track(names, "reconstruction, layers", len(names)):
         module, origin = method.modules[name], origins[name]
         moments = _Moments(module)
         batches = Batches(images, min(_BATCH, len(images)), seed=0, device=module.weight.device)

@@ -11,6 +11,7 @@ from hwmodel.nonideality import Nonideality
 from trainers.data import ImageSet
 from trainers.fit import accuracy
 from trainers.integer import CrossbarLayer, Readout, set_readout
+from trainers.progress import track
 
 __all__ = ["Robustness", "robust_accuracy"]
 
@@ -87,7 +88,7 @@ def robust_accuracy(
         set_readout(network, Readout())
         ideal = accuracy(network, images, batch_size=_BATCH)
         found = []
-        for device in devices:
+        for device in track(devices, "lossy devices", len(devices)):
             set_readout(network, Readout(nonideality=device, adc_bits=adc_bits))
             found.append(accuracy(network, images, batch_size=_BATCH))
     finally:

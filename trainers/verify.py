@@ -17,6 +17,7 @@ from trainers.data import ImageSet
 from trainers.export import ONNX_FILE, SAMPLES_FILE, onnx_logits
 from trainers.fit import accuracy
 from trainers.integer import EVERY_READING, EXACT, integer_layers, set_readout
+from trainers.progress import track
 from trainers.robustness import Robustness, robust_accuracy
 from trainers.slices import SliceReport, slice_report
 
@@ -179,7 +180,8 @@ def slices_of_folder(folder: Path, *, images: int = 256) -> SliceReport:
 def _mismatches(network: nn.Module, images: ImageSet) -> int:
     """Images whose logits change when every ADC reading is simulated."""
     count = 0
-    for batch, _ in images.batches(32, seed=0, device="cpu", shuffle=False).epoch(0):
+    batches = images.batches(32, seed=0, device="cpu", shuffle=False)
+    for batch, _ in track(batches.epoch(0), "simulation, batches", len(batches)):
         set_readout(network, EXACT)
         expected = network(batch)
         set_readout(network, EVERY_READING)

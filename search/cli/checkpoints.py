@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwmodel.errors import ConfigError
-from search.cli.options import given
+from search.cli.options import Json, Quiet, completes, given
 
 if TYPE_CHECKING:
     from trainers.robustness import Robustness
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from trainers.verify import Verification
 
 __all__ = ["COMMANDS"]
-
-Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+_LISTS = ("networks", "datasets", "methods", "presets", "laws", "encodings")
 
 
 def compress(
@@ -32,16 +31,25 @@ def compress(
     reconstruct: Annotated[
         bool | None, typer.Option(help="Fit each layer's outputs to the dense one's.")
     ] = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Prune, train and export one candidate: crossfront compress F.toml --nonzeros 5 --to out/."""
     from search.api import compress as compress_candidate
     from search.cli.output import print_json, say
+    from search.cli.progress import progress_bars
     from search.units import display_value
 
     chosen = given(nonzeros=nonzeros, adc_bits=adc_bits, wordlines=wordlines, bitlines=bitlines)
     training = given(epochs=0 if train is False else None, reconstruct=reconstruct)
-    made = compress_candidate(config, to, say=say, candidate=chosen, train=training)
+    with progress_bars(quiet=quiet or as_json):
+        made = compress_candidate(
+            config,
+            to,
+            say=(lambda text: None) if quiet else say,
+            candidate=chosen,
+            train=training,
+        )
     if as_json:
         print_json(
             {
@@ -84,11 +92,13 @@ def verify(
     slices: Annotated[
         bool, typer.Option("--slices", help="Share of non-zeros and ADC bits of each bit slice.")
     ] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Prove an export again from its files alone: crossfront verify out/ --faults 0.001."""
     from hwmodel.nonideality import REFERENCE_WIRE_RATIO, Nonideality
     from search.cli.output import print_json, say
+    from search.cli.progress import progress_bars
     from trainers.verify import measure_folder, slices_of_folder, verify_folder
 
     lossy = ir_drop or any(size is not None for size in (faults, variation, read_noise))
@@ -99,12 +109,14 @@ def verify(
         read_noise=read_noise or 0.0,
         ir_drop=REFERENCE_WIRE_RATIO if ir_drop else 0.0,
     )
-    proof = verify_folder(folder, images=images)
+    with progress_bars(quiet=quiet or as_json):
+        proof = verify_folder(folder, images=images)
     if not as_json:
         _print_proof(proof)
     found = None
     if lossy and proof.ok:  # what is not proven is not worth measuring
-        found = measure_folder(folder, device, range(seeds), images=images)
+        with progress_bars(quiet=quiet or as_json):
+            found = measure_folder(folder, device, range(seeds), images=images)
     sliced = slices_of_folder(folder, images=images) if slices and proof.ok else None
     if as_json:
         measured = {} if found is None else {"robustness": found.to_json()}
@@ -123,7 +135,11 @@ def verify(
 
 def list_(
     what: Annotated[
-        str, typer.Argument(help="networks, datasets, methods, presets, laws or encodings.")
+        str,
+        typer.Argument(
+            help="networks, datasets, methods, presets, laws or encodings.",
+            autocompletion=completes(lambda: _LISTS),
+        ),
     ],
     as_json: Json = False,
 ) -> None:

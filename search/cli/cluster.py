@@ -8,7 +8,7 @@ import typer
 
 from hwmodel.errors import ConfigError
 from hwmodel.records import merge_tables
-from search.cli.options import given
+from search.cli.options import Json, given
 
 if TYPE_CHECKING:
     from search.jobs import Job, Shipment
@@ -19,7 +19,6 @@ Address = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's job server.")
 ]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The id that submit printed.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 _ADDRESS = "http://127.0.0.1:8265"
 
 

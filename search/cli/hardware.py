@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hwmodel.adc import ADC_LAWS
 from hwmodel.adc.base import MAX_ADC_BITS
+from hwmodel.components import preset_names
 from hwmodel.errors import ConfigError, OutOfRangeError
 from hwmodel.layers import split_layers
+from search.cli.options import Json, completes
 
 if TYPE_CHECKING:
     from hwmodel.accelerator import CostModel
@@ -18,10 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
-Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 _ALL = "all"
 _LEVELS = ("ima", "tile", "tiles", "chip")
-Law = Annotated[str, typer.Option(help="ADC law; see 'crossfront list laws'.")]
+Law = Annotated[
+    str,
+    typer.Option(
+        help="ADC law; see 'crossfront list laws'.", autocompletion=completes(lambda: ADC_LAWS)
+    ),
+]
 
 
 def cost(
@@ -37,7 +44,10 @@ def cost(
     nonzeros: Annotated[int | None, typer.Option(help="Non-zeros per bitline segment.")] = None,
     wordlines: Annotated[int | None, typer.Option(help="Default: the preset's.")] = None,
     bitlines: Annotated[int | None, typer.Option(help="Default: the preset's.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Name, or a TOML file.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Name, or a TOML file.", autocompletion=completes(preset_names)),
+    ] = None,
     law: Law = "sar_split",
     policy: Annotated[
         str,

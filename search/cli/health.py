@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from search.cli.options import Json
 from search.folder import DEFAULT_STORAGE
 
 __all__ = ["COMMANDS"]
@@ -15,7 +16,7 @@ def doctor(
     storage: Annotated[Path, typer.Option(help="Folder of all studies.")] = DEFAULT_STORAGE,
     tracking_uri: Annotated[str | None, typer.Option(help="An MLflow server or database.")] = None,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check everything that a search needs, and say how to mend it: crossfront doctor."""
     from search.cli.output import print_json

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from search.blame import why_empty
+from search.cli.progress import draws_live
 from search.folder import DEFAULT_STORAGE
 from search.objectives import COSTS
 from search.repeats import REPEATED, repeat_by
@@ -33,6 +35,7 @@ __all__ = [
 
 _WITHIN = 0.01
 _SHOWN = ("accuracy", "robust_accuracy", "adc_area", "adc_power", "area", "power")
+_NARROW, _SHOWN_NARROW = 80, ("accuracy", "adc_area", "area", "power")
 
 
 def say(text: str) -> None:
@@ -74,7 +77,7 @@ class StudyDisplay:
             self._started = time.monotonic()
         new = [trial for trial in ended if trial.number not in self._shown]
         self._shown.update(trial.number for trial in new)
-        if not self._console.is_terminal:
+        if not draws_live(self._console):
             for trial in new:
                 if not trial.user_attrs.get("scan"):
                     self.message(_trial_line(study, trial))
@@ -98,7 +101,7 @@ class StudyDisplay:
         counts = ", ".join(f"{count} {what}" for what, count in study.counts().items() if count)
         budget = study.config.study.trials
         elapsed = time.monotonic() - self._started
-        table = front_table(study)
+        table = front_table(study, narrow=self._console.width < _NARROW)
         table.title = f"{study.folder.name}: {study.spent}/{budget} trials ({counts or 'none yet'})"
         measured, left = _scanned(study)
         if left:
@@ -107,14 +110,20 @@ class StudyDisplay:
         return table
 
 
-def front_table(study: Study) -> Table:
-    """The front, best accuracy first, with the dense network in the last row."""
+def front_table(study: Study, *, narrow: bool = False) -> Table:
+    """The front, best accuracy first, with the dense network in the last row.
+
+    Args:
+        study: with its baseline or without.
+        narrow: leave out what does not fit into 60 columns.
+    """
     dense = study.dense
     front = study.front()
     spread = {trial.number: over_seeds(study, trial, "accuracy") for trial in front}
-    table = _members_table([(trial, study.means(trial)) for trial in front], spread)
+    members = [(trial, study.means(trial)) for trial in front]
+    table = _members_table(members, {} if narrow else spread, narrow=narrow)
     if dense is not None:
-        _add_dense(table, dense.values, _bits(dense.adc_bits))
+        _add_dense(table, dense.values, _bits(dense.adc_bits), narrow=narrow)
     return table
 
 
@@ -132,16 +141,20 @@ def print_rescored(rescored: Rescored) -> None:
 
 
 def _members_table(
-    members: Sequence[tuple[FrozenTrial, Mapping[str, float]]], spread: Mapping[int, str]
+    members: Sequence[tuple[FrozenTrial, Mapping[str, float]]],
+    spread: Mapping[int, str],
+    *,
+    narrow: bool = False,
 ) -> Table:
     """The members; `spread` says between what limits their accuracies lie, if that is known."""
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False) if narrow else Table()
     table.add_column("trial", justify="right")
-    shown = _shown(members[0][1] if members else {})
+    shown = _shown(members[0][1] if members else {}, narrow=narrow)
     for name in shown:
         table.add_column(display_name(name), justify="right")
     table.add_column("crossbar", justify="right")
-    table.add_column("ADC bits")
+    if not narrow:
+        table.add_column("ADC bits")
     if any(spread.values()):
         table.add_column("accuracy over seeds", no_wrap=True)
     for trial, found in sorted(members, key=lambda member: -member[1]["accuracy"]):
@@ -150,27 +163,30 @@ def _members_table(
             str(trial.number),
             *[display_number(name, found[name]) for name in shown],
             f"{spec.wordlines}x{spec.bitlines}",
-            _bits(trial.user_attrs["evaluation"]["adc_bits"]),
+            *([] if narrow else [_bits(trial.user_attrs["evaluation"]["adc_bits"])]),
             *([spread[trial.number]] if any(spread.values()) else []),
         )
     return table
 
 
-def _add_dense(table: Table, found: Mapping[str, float], bits: str) -> None:
+def _add_dense(
+    table: Table, found: Mapping[str, float], bits: str, *, narrow: bool = False
+) -> None:
     table.add_section()
-    row = [display_number(name, found[name]) for name in _shown(found)]
-    table.add_row("dense", *row, "", bits)
+    row = [display_number(name, found[name]) for name in _shown(found, narrow=narrow)]
+    table.add_row("dense", *row, "", *([] if narrow else [bits]))
 
 
-def _shown(found: Mapping[str, float]) -> tuple[str, ...]:
+def _shown(found: Mapping[str, float], *, narrow: bool) -> tuple[str, ...]:
     """The columns of a table of members; robust accuracy where it was measured."""
-    return tuple(name for name in _SHOWN if name in found or name != "robust_accuracy")
+    chosen = _SHOWN_NARROW if narrow else _SHOWN
+    return tuple(name for name in chosen if name in found or name != "robust_accuracy")
 
 
 def print_summary(study: Study, outcome: Outcome | None) -> None:
     """The front, its ratios, where everything is, and what to type next."""
     console = Console(width=None if sys.stdout.isatty() else 132)
-    console.print(front_table(study))
+    console.print(front_table(study, narrow=console.width < _NARROW))
     if study.front():
         _print_ratios(console, study)
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwmodel.errors import ConfigError
-from search.cli.options import given
+from search.cli.options import Json, Quiet, completes, given
 from search.folder import DEFAULT_STORAGE, study_names
 
 if TYPE_CHECKING:
@@ -20,15 +20,13 @@ __all__ = ["COMMANDS"]
 _PORT = 5000
 
 
-def _complete_study(incomplete: str) -> list[str]:
-    """Studies of the usual folder, for the shell to complete."""
-    return [name for name in study_names(DEFAULT_STORAGE) if name.startswith(incomplete)]
-
-
-StudyName = Annotated[str, typer.Argument(help="The study.", autocompletion=_complete_study)]
+StudyName = Annotated[
+    str,
+    typer.Argument(
+        help="The study.", autocompletion=completes(lambda: study_names(DEFAULT_STORAGE))
+    ),
+]
 Storage = Annotated[Path, typer.Option(help="Folder of all studies.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
-Quiet = Annotated[bool, typer.Option(help="No progress.")]
 MaxTrials = Annotated[int | None, typer.Option(help="Candidates to evaluate.")]
 MaxEpochs = Annotated[int | None, typer.Option(help="Epochs of training to spend in all.")]
 LeastGain = Annotated[
@@ -219,12 +217,14 @@ def _drive(
 ) -> None:
     """Runs a study to its end and prints what came of it; exit code 1 if it was cut short."""
     from search.cli.output import StudyDisplay, print_json, print_summary, say
+    from search.cli.progress import progress_bars
     from search.report import pareto_json
     from search.run import run_study
 
     display = StudyDisplay(quiet=quiet)
     try:
-        outcome = run_study(study, display, {k: v for k, v in overrides.items() if v})
+        with progress_bars(quiet=quiet or as_json):
+            outcome = run_study(study, display, {k: v for k, v in overrides.items() if v})
     finally:
         display.close()
     if as_json:

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,13 @@ def test_check_that_fails_itself_does_not_hide_the_others(
     found = by_name(examine(tmp_path, None, None))
     assert (found["torch"].verdict, found["torch"].found) == (BROKEN, "no luck")
     assert found["disk"].verdict in (OK, WARNING)
+
+
+def test_check_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang() -> Check:
+        time.sleep(2)
+        return Check(name="disk", verdict=OK, found="late")
+
+    monkeypatch.setattr(search.doctor, "_PATIENCE_S", 0.1)
+    found = search.doctor._in_time("disk", hang)
+    assert (found.verdict, found.found) == (BROKEN, "no answer within 0.1 s")

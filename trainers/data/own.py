@@ -9,6 +9,7 @@ from torch import Tensor
 from hwmodel.errors import DataError
 from trainers.data.dataset import Dataset, ImageSet
 from trainers.own import load_own
+from trainers.progress import track
 
 __all__ = ["load_own_dataset"]
 
@@ -47,7 +48,7 @@ def _read(items: Any, name: str) -> ImageSet:
     if len(items) == 0:
         raise DataError(f"{name}: no item, expected at least one")
     images, labels = [], []
-    for row in range(len(items)):
+    for row in track(range(len(items)), f"reading {name}, images", len(items)):
         try:
             image, label = items[row]
             images.append(_pixels(torch.as_tensor(image)))

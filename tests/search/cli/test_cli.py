@@ -1,6 +1,8 @@
 import fcntl
 import json
+import os
 import shutil
+import subprocess
 import sys
 import tomllib
 import warnings
@@ -119,6 +121,32 @@ def test_doctor_ends_badly_where_something_is_broken(run: Run, tmp_path: Path) -
     broken = run("doctor", "--storage", tmp_path / "file", "--json")
     assert broken.code == 1
     assert {"name", "verdict", "found", "mend"} == set(broken.json[0])
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("list pre", {"presets"}),
+        ("cost --preset isa", {"isaac"}),
+        ("cost --law sar", {"sar_split"}),
+        ("pareto ti", {"tiny"}),
+    ],
+)
+def test_shell_completes_names_without_torch(tmp_path: Path, line: str, offered: set[str]) -> None:
+    new_study(tmp_path / "studies")
+    words = f"crossfront {line}"
+    code = (
+        "import atexit, sys; from search.cli import app\n"
+        "atexit.register(lambda: print(*{'torch', 'ray', 'mlflow'} & set(sys.modules)))\n"
+        "app(prog_name='crossfront')"
+    )
+    environment = {"_CROSSFRONT_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    environment |= {"COMP_CWORD": str(len(words.split()) - 1), "PYTHONPATH": os.getcwd()}
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert offered <= set(found.stdout.split())
+    assert not {"torch", "ray", "mlflow"} & set(found.stdout.split())
 
 
 def test_help_lists_every_command(run: Run) -> None:
