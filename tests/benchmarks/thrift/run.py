@@ -193,18 +193,18 @@ def write(rows: list[dict[str, Any]], name: str = "lenet5") -> None:
         "| strategy | n | reached | epochs over stock's | seconds over stock's |",
         "|---|---|---|---|---|",
     ]
-    for name in dict.fromkeys(row["strategy"] for row in rows):
+    for strategy in dict.fromkeys(row["strategy"] for row in rows):
         shares = []
         for seed in seeds:
             stock = [r for r in rows if r["strategy"] == "stock" and r["seed"] == seed]
-            own = [r for r in rows if r["strategy"] == name and r["seed"] == seed]
+            own = [r for r in rows if r["strategy"] == strategy and r["seed"] == seed]
             reached = to_goal(own, stock[-1]["hypervolume"]) if own else None
             if reached is not None:
                 whole = sum(r["epochs"] for r in stock), sum(r["seconds"] for r in stock)
                 shares.append((reached[0] / whole[0], reached[1] / whole[1]))
-        tried = len({row["seed"] for row in rows if row["strategy"] == name})
+        tried = len({row["seed"] for row in rows if row["strategy"] == strategy})
         columns = [spread([share[i] for share in shares]) for i in range(2)]
-        lines.append(f"| {name} | {tried} | {len(shares)} | {columns[0]} | {columns[1]} |")
+        lines.append(f"| {strategy} | {tried} | {len(shares)} | {columns[0]} | {columns[1]} |")
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
