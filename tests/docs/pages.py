@@ -21,7 +21,7 @@ def command_lines(page: Path) -> list[str]:
     """Every command line of ours, as it is typed."""
     lines = [line.strip() for block in fenced(page, "") for line in block.splitlines()]
     prose = _FENCE.sub("", page.read_text(encoding="utf-8"))
-    lines += re.findall(r"`(crossfront [^`]*)`", prose)
+    lines += re.findall(r"`(crossfront [^\s`]+ [^`]+)`", prose)  # with arguments, not a mere name
     found = [line for line in lines if line.startswith("crossfront ")]
     return list(dict.fromkeys(shlex.join(shlex.split(line, comments=True)) for line in found))
 
