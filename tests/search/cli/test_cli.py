@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -630,7 +631,7 @@ def test_spent_budget_says_so_and_how_to_give_more(
     shutil.copy(empty_database, study.folder.storage / "mlflow.db")
     study.folder.dense_weights.touch()
     try_one(study, done(0.8, 0.5))
-    monkeypatch.setattr("search.run.load_problem", lambda config: None)
+    monkeypatch.setattr("search.run.load_problem", lambda config: SimpleNamespace(dataset=None))
     answer = run("resume", "tiny")
     assert answer.code == 0
     assert "nothing left to do: 1 of 1 trials are spent (more: --max-trials)" in answer.err
