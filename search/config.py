@@ -55,6 +55,7 @@ class StudySection:
     """What is searched for, and how long."""
 
     name: str = "study"
+    """Names the folder in the storage; letters, digits, `-`, `_` and `.`."""
     objectives: tuple[str, ...] = ("accuracy", "area", "power")
     """From accuracy, robust_accuracy (see `[robustness]`) and the costs adc_area, adc_power, area,
     power, energy, latency."""
@@ -70,10 +71,12 @@ class StudySection:
     """Stops asking for candidates once the hypervolume has grown by less than this share of itself
     over the last `gain_trials` trials (default: never)."""
     gain_trials: int = 20
+    """Trials over which `least_gain` looks back."""
     sampler: str = "tpe"
     """`tpe`, `nsga2`, `nsga3`, `gp` (for small studies), `random`, or `surrogate`: a model of
     accuracy alone beside the exact costs, for few trials or many layers."""
     seed: int = 0
+    """Seeds the sampler, the dense baseline and, with its number, every trial."""
     database: str | None = None
     """A database for the study's records, such as `postgresql+psycopg://user@host/name` (default: a
     journal file in the storage folder)."""
@@ -259,6 +262,7 @@ class RayConfig:
     workers: int = 2
     """Trials at a time; all of them may wait for resources, so that a cluster grows at once."""
     cpus_per_trial: float = 1.0
+    """What Ray counts as taken; `train.threads` is what a training uses."""
     gpus_per_trial: float = 0.0
     """Below 1 trials share a GPU."""
     address: str | None = None
@@ -291,6 +295,7 @@ class MlflowConfig:
     tracking_uri: str | None = None
     """Default: a SQLite file in the storage folder."""
     experiment: str = "crossfront"
+    """The MLflow experiment that all runs are in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,6 +325,7 @@ class CandidateConfig:
     layers: Mapping[str, LayerSetting] = field(default_factory=dict)
     """Whole settings of single layers, in the place of those above."""
     seed: int = 0
+    """Seeds the candidate's training."""
 
     def candidate(
         self, layers: Iterable[str], base: CrossbarSpec, *, network: str, method: str

@@ -71,9 +71,13 @@ class SpaceConfig:
     kept_shapes: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """Shares of a layer's rows."""
     wordlines: tuple[int, ...] = (32, 64, 128, 256, 512)
+    """Heights of the crossbars."""
     bitlines: tuple[int, ...] = (64, 128, 256)
+    """Widths of the crossbars; all bitlines of one share an ADC."""
     cell_bits: tuple[int, ...] = (2,)
+    """Bits that a cell stores."""
     dac_bits: tuple[int, ...] = (1,)
+    """Bits of an input that a cycle drives onto a wordline."""
     crossbars: str = "global"
     """`global`: one crossbar for all layers; `per-layer`: each its own wordlines and bitlines."""
     whole_crossbars: bool = True

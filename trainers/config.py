@@ -60,6 +60,7 @@ class TrainConfig:
     epochs: int = 4
     """Epochs of each candidate, all phases of its method together."""
     batch_size: int = 64
+    """Images per step."""
     optimiser: str = "sgd"
     """`sgd` (Nesterov momentum) or `adam`."""
     learning_rate: float = 0.05
@@ -67,7 +68,9 @@ class TrainConfig:
     prune_learning_rate: float = 0.06
     """Peak learning rate of each candidate, which starts from the dense weights."""
     momentum: float = 0.9
+    """Of `sgd`."""
     weight_decay: float = 5e-4
+    """Of weights, not of biases and batch norm."""
     schedule: str = "one-cycle"
     """`one-cycle` (linear up over the first fifth, linear down), `cosine` or `constant`."""
     augment: str = "none"

@@ -49,6 +49,7 @@ def compress(
             say=(lambda text: None) if quiet else say,
             candidate=chosen,
             train=training,
+            fidelity=given(rungs=[] if train is False else None),
         )
     if as_json:
         print_json(

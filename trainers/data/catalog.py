@@ -35,7 +35,8 @@ class DataConfig:
     """
 
     name: str = "fashion-mnist-12k"
-    """One of `dataset_names()`, or `module:factory` of your own (`trainers.data.own`)."""
+    """A name of `crossfront list datasets`, or `module:factory` of your own, which returns a
+    training and a test set."""
     path: str | None = None
     """File or folder of the set; the embedded set takes none."""
     train_count: int | None = None

@@ -31,9 +31,7 @@ class AdmmNnConfig(StagedConfig):
     """
 
     prune_stages: int = 4
-    """As in `StagedConfig`."""
     prune_share: float = 0.4
-    """As in `StagedConfig`."""
     break_even: str = "energy"
     """The cost by which a layer's pruning must pay, else it is left dense: `energy`, `area` or
     `power`; `none`: prune every layer as it is set."""

@@ -104,6 +104,12 @@ def test_without_training_the_dense_weights_are_projected(compress: Compress) ->
         assert torch.count_nonzero(weight_q) <= round(0.1 * weight_q.numel())
 
 
+def test_rungs_of_a_search_do_not_forbid_to_leave_out_the_training(compress: Compress) -> None:
+    text = "[fidelity]\nrungs = [1]\n[candidate]\nnonzeros = 5\n"
+    compressed(compress, text, "--no-train")
+    assert epochs() == (1, 0)
+
+
 def test_reconstruction_recovers_accuracy_within_the_bound(compress: Compress) -> None:
     bound = "[candidate]\nnonzeros = 2\n"
     plain = compressed(compress, bound, "--no-train")
