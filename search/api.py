@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwmodel.errors import ConfigError, CrossfrontError, StudyError
+from hwmodel.records import merge_tables
 from search.config import StudyConfig, load_config, read_config
 from search.folder import DEFAULT_STORAGE, StudyFolder
 
@@ -76,12 +77,11 @@ def configure(config: Config, **tables: Mapping[str, Any]) -> StudyConfig:
     Raises:
         ConfigError: anything in it that cannot be.
     """
-    if isinstance(config, StudyConfig):
-        return config
     if isinstance(config, str | Path):
         return load_config(config, tables)
-    names = dict.fromkeys([*config, *tables])
-    return read_config({name: {**config.get(name, {}), **tables.get(name, {})} for name in names})
+    if isinstance(config, StudyConfig):
+        return read_config(merge_tables(config.to_json(), tables)) if tables else config
+    return read_config(merge_tables(config, tables))
 
 
 def compress(
@@ -287,7 +287,7 @@ def _selected(study: "Study", rule: str) -> "FrozenTrial":
                 return trial
         numbers = ", ".join(str(trial.number) for trial in front) or "none"
         raise StudyError(f"trial {rule} is not on the front; front members: {numbers}")
-    chosen = select([study.means(trial) for trial in front], study.config.study.objectives, rule)
+    chosen = select(study.all_means(front), study.config.study.objectives, rule)
     return front[chosen]
 
 

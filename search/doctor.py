@@ -36,37 +36,52 @@ class Check:
 
 
 def examine(storage: Path, tracking_uri: str | None, address: str | None) -> list[Check]:
-    """Looks at everything that a search needs; nothing of it takes longer than seconds.
+    """Looks at everything that a search needs; each look has a minute to answer.
 
     Args:
         storage: folder of all studies.
         tracking_uri: an MLflow server or database; None for the local one.
         address: a Ray cluster; None for this machine alone.
     """
-    checks: list[tuple[str, Callable[[], Check]]] = [
-        ("Python", _python),
-        ("packages", _packages),
-        ("torch", _torch),
-        ("threads", _threads),
-        ("storage", lambda: _storage(storage)),
-        ("disk", lambda: _disk(storage)),
-        ("studies", lambda: _studies(storage)),
-        ("tracking", lambda: _tracking(tracking_uri)),
-        ("Ray", lambda: _ray(address)),
-    ]
-    found = []
-    for name, look in checks:
-        found.append(_in_time(name, look))
-    return found
+    checks: dict[str, Callable[[], str]] = {
+        "Python": _python,
+        "packages": _packages,
+        "torch": _torch,
+        "threads": _threads,
+        "storage": lambda: _storage(storage),
+        "disk": lambda: _disk(storage),
+        "studies": lambda: _studies(storage),
+        "tracking": lambda: _tracking(tracking_uri),
+        "Ray": lambda: _ray(address),
+    }
+    return [_in_time(name, look) for name, look in checks.items()]
 
 
-def _in_time(name: str, look: Callable[[], Check]) -> Check:
-    """What a check says; one that fails or hangs still lets the others speak."""
+class _Trouble(Exception):
+    """What a look found that is not well.
+
+    Args:
+        found: what there is.
+        mend: what to do about it.
+        verdict: how bad it is.
+    """
+
+    def __init__(self, found: str, mend: str = "", *, verdict: str = BROKEN) -> None:
+        super().__init__(found)
+        self.mend = mend
+        self.verdict = verdict
+
+
+def _in_time(name: str, look: Callable[[], str]) -> Check:
+    """What a look says; one that fails or hangs still lets the others speak."""
     said: list[Check] = []
 
     def run() -> None:
         try:
-            said.append(look())
+            said.append(Check(name=name, verdict=OK, found=look()))
+        except _Trouble as trouble:
+            found, mend = str(trouble), trouble.mend
+            said.append(Check(name=name, verdict=trouble.verdict, found=found, mend=mend))
         except Exception as error:  # whatever it is
             text = " ".join(str(error).split())
             said.append(Check(name=name, verdict=BROKEN, found=text or type(error).__name__))
@@ -84,15 +99,14 @@ def _in_time(name: str, look: Callable[[], Check]) -> Check:
     )
 
 
-def _python() -> Check:
+def _python() -> str:
     own = ".".join(map(str, sys.version_info[:3]))
-    if (3, 11) <= sys.version_info < (3, 14):
-        return Check(name="Python", verdict=OK, found=own)
-    mend = "use Python 3.11 to 3.13: make setup PYTHON=python3.11"
-    return Check(name="Python", verdict=BROKEN, found=own, mend=mend)
+    if not (3, 11) <= sys.version_info < (3, 14):
+        raise _Trouble(own, "use Python 3.11 to 3.13: make setup PYTHON=python3.11")
+    return own
 
 
-def _packages() -> Check:
+def _packages() -> str:
     versions, missing = [], []
     for name in _PACKAGES:
         try:
@@ -100,47 +114,38 @@ def _packages() -> Check:
         except PackageNotFoundError:
             missing.append(name)
     if missing:
-        mend = "install the project again: make setup"
-        found = f"missing: {', '.join(missing)}"
-        return Check(name="packages", verdict=BROKEN, found=found, mend=mend)
-    return Check(name="packages", verdict=OK, found=", ".join(versions))
+        raise _Trouble(f"missing: {', '.join(missing)}", "install the project again: make setup")
+    return ", ".join(versions)
 
 
-def _torch() -> Check:
+def _torch() -> str:
     import torch
 
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    where = ", ".join(devices) or "no GPU, trains on the processor"
-    result = torch.ones(2, 2) @ torch.ones(2, 2)
-    if float(result.sum()) != 8.0:
-        mend = "install torch again: make setup"
-        return Check(
-            name="torch",
-            verdict=BROKEN,
-            found="a product of two matrices came out wrong",
-            mend=mend,
-        )
+    product = torch.ones(2, 2) @ torch.ones(2, 2)
+    if float(product.sum()) != 8.0:
+        found = "a product of two matrices came out wrong"
+        raise _Trouble(found, "install torch again: make setup")
     if torch.version.cuda is not None and not devices:
-        return Check(
-            name="torch",
+        raise _Trouble(
+            f"{torch.__version__} for CUDA {torch.version.cuda}, but no GPU is seen",
+            "look at nvidia-smi, or install torch's CPU build",
             verdict=WARNING,
-            found=f"{torch.__version__} for CUDA {torch.version.cuda}, but no GPU is seen",
-            mend="look at nvidia-smi, or install torch's CPU build",
         )
-    return Check(name="torch", verdict=OK, found=f"{torch.__version__}; {where}")
+    where = ", ".join(devices) or "no GPU, trains on the processor"
+    return f"{torch.__version__}; {where}"
 
 
-def _threads() -> Check:
+def _threads() -> str:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     asked = os.environ.get("OMP_NUM_THREADS", "not set")
     found = f"{usable} processor cores; OMP_NUM_THREADS {asked}"
     if usable == 1:
-        mend = "use [ray] workers = 1"
-        return Check(name="threads", verdict=WARNING, found=found, mend=mend)
-    return Check(name="threads", verdict=OK, found=found)
+        raise _Trouble(found, "use [ray] workers = 1", verdict=WARNING)
+    return found
 
 
-def _storage(storage: Path) -> Check:
+def _storage(storage: Path) -> str:
     shown = str(storage)
     try:
         storage.mkdir(parents=True, exist_ok=True)
@@ -149,16 +154,12 @@ def _storage(storage: Path) -> Check:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        return Check(
-            name="storage",
-            verdict=BROKEN,
-            found=f"{shown!r} cannot be written ({error.strerror})",
-            mend="choose another folder with --storage",
-        )
-    return Check(name="storage", verdict=OK, found=f"{shown!r} can be written")
+        found = f"{shown!r} cannot be written ({error.strerror})"
+        raise _Trouble(found, "choose another folder with --storage") from None
+    return f"{shown!r} can be written"
 
 
-def _disk(storage: Path) -> Check:
+def _disk(storage: Path) -> str:
     place = next(
         path for path in (storage.absolute(), *storage.absolute().parents) if path.exists()
     )
@@ -166,11 +167,11 @@ def _disk(storage: Path) -> Check:
     found = f"{free:.1f} GB free"
     if free < _LEAST_GB:
         mend = "make room, or choose another folder with --storage"
-        return Check(name="disk", verdict=WARNING, found=found, mend=mend)
-    return Check(name="disk", verdict=OK, found=found)
+        raise _Trouble(found, mend, verdict=WARNING)
+    return found
 
 
-def _studies(storage: Path) -> Check:
+def _studies(storage: Path) -> str:
     from search.study import Study
 
     damaged = []
@@ -181,41 +182,39 @@ def _studies(storage: Path) -> Check:
         except CrossfrontError as error:
             damaged.append(str(error))
     if damaged:
-        return Check(name="studies", verdict=BROKEN, found="; ".join(damaged))
-    return Check(name="studies", verdict=OK, found=f"{len(names)} can be read")
+        raise _Trouble("; ".join(damaged))
+    return f"{len(names)} can be read"
 
 
-def _tracking(uri: str | None) -> Check:
+def _tracking(uri: str | None) -> str:
     from search.mlflow_store import check_tracking
 
     if uri is None:
-        found = f"MLflow's local database (SQLite {sqlite3.sqlite_version})"
-        return Check(name="tracking", verdict=OK, found=found)
+        return f"MLflow's local database (SQLite {sqlite3.sqlite_version})"
     try:
         check_tracking(uri)
     except CrossfrontError as error:
         mend = "start the server, set its login, or leave --tracking-uri out"
-        return Check(name="tracking", verdict=BROKEN, found=str(error), mend=mend)
-    return Check(name="tracking", verdict=OK, found="answers and lets us in")
+        raise _Trouble(str(error), mend) from None
+    return "answers and lets us in"
 
 
-def _ray(address: str | None) -> Check:
+def _ray(address: str | None) -> str:
     from search.config import RayConfig
     from search.ray_session import prepare_ray, start_ray
 
     if address is None:
-        return Check(name="Ray", verdict=OK, found="starts on this machine; a cluster: --address")
+        return "starts on this machine; a cluster: --address"
     prepare_ray(local=False)
     try:
         start_ray(RayConfig(address=address))
     except CrossfrontError as error:
         mend = "start its head (ray start --head), or search on this machine alone"
-        return Check(name="Ray", verdict=BROKEN, found=str(error), mend=mend)
+        raise _Trouble(str(error), mend) from None
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
     cpus = sum(node["Resources"].get("CPU", 0) for node in alive)
     gpus = sum(node["Resources"].get("GPU", 0) for node in alive)
     ray.shutdown()
-    found = f"{len(alive)} nodes with {cpus:g} CPUs and {gpus:g} GPUs, Ray {ray.__version__}"
-    return Check(name="Ray", verdict=OK, found=found)
+    return f"{len(alive)} nodes with {cpus:g} CPUs and {gpus:g} GPUs, Ray {ray.__version__}"

@@ -180,20 +180,19 @@ def _coordinates_figure(
     import plotly.graph_objects as go
 
     trials = [trial for trial in study.measured() if not trial.user_attrs.get("scan")]
+    every = study.choices
     names = [
-        name
-        for name in study.choices
-        if len({trial.params.get(name) for trial in trials} - {None}) > 1
+        name for name in every if len({trial.params.get(name) for trial in trials} - {None}) > 1
     ]
     if len(trials) < 2 or not names:
         return None
     weight = {name: sum(own.get(name, 0.0) for own in shares.values()) for name in names}
     names = sorted(names, key=lambda name: -weight[name])[:_MOST_DIMENSIONS]
-    found = [study.means(trial) for trial in trials]
+    found = study.all_means(trials)
     goal = next((n for n in study.config.study.objectives if n not in COSTS), "accuracy")
     dimensions: list[dict[str, Any]] = []
     for name in names:
-        choices = study.choices[name]
+        choices = every[name]
         own = [trial.params.get(name, -1) for trial in trials]
         ticks = range(min(own), len(choices))
         dimensions.append(

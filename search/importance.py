@@ -54,6 +54,7 @@ def sensitivities(study: Study) -> dict[str, dict[Any, float]]:
         for trial in study.ended()
         if trial.user_attrs.get("scan") and status(trial) == "projected"
     ]
+    choices = study.choices
     found: dict[str, dict[Any, float]] = {}
     mildest: FrozenTrial | None = None
     for trial in scanned:
@@ -63,7 +64,7 @@ def sensitivities(study: Study) -> dict[str, dict[Any, float]]:
             continue
         name = changed[0]
         lost = values(mildest)["accuracy"] - values(trial)["accuracy"]
-        choice = study.choices[name][trial.params[name]]
+        choice = choices[name][trial.params[name]]
         own = found.setdefault(name, {})
         own[choice] = max(own.get(choice, lost), lost)
     return found

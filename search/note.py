@@ -44,13 +44,14 @@ def study_note(study: Study, state: str) -> str:
 def _front_table(study: Study) -> str:
     """The front's members, the most accurate first, and the dense network."""
     columns = study.config.study.objectives
-    members = sorted(study.front(), key=lambda t: -study.means(t)["accuracy"])
+    members = sorted(
+        zip(study.front(), study.front_means(), strict=True), key=lambda m: -m[1]["accuracy"]
+    )
     if not members:
         return "No trial has completed within the constraints yet."
     rows = [("trial", *map(display_name, columns), "ADC bits"), ("---:",) * (len(columns) + 2)]
-    for trial in members[:_MEMBERS]:
+    for trial, found in members[:_MEMBERS]:
         bits = trial.user_attrs["evaluation"]["adc_bits"].values()
-        found = study.means(trial)
         cells = [display_number(column, found[column]) for column in columns]
         rows.append((f"[{trial.number}](run)", *cells, _span(list(bits))))
     if study.dense is not None:

@@ -23,7 +23,7 @@ from hwmodel.errors import OutOfRangeError
 from hwmodel.layers import AnyLayer, split_layers
 from search.environment import describe_environment
 from search.figures import hardware_figures, search_figures, stored_layers
-from search.objectives import COSTS, direction
+from search.objectives import COSTS
 from search.report import over_seeds, ratios
 from search.study import MEASURED, Study, candidate_of, status, values
 from search.units import AXES, display_name, display_number
@@ -98,7 +98,7 @@ def _data(study: Study, stored: Mapping[str, Sequence[AnyLayer]]) -> dict[str, A
         "kind": [_kind(trial, front) for trial in trials],
         "epochs": [trial.user_attrs["evaluation"]["epochs"] for trial in trials],
     }
-    found = [study.means(trial) for trial in trials]
+    found = study.all_means(trials)
     axes = []
     for name in names:
         columns[name] = [float(f"{mean[name] * AXES[name][1]:.6g}") for mean in found]
@@ -106,11 +106,13 @@ def _data(study: Study, stored: Mapping[str, Sequence[AnyLayer]]) -> dict[str, A
     dense = {} if study.dense is None else dict(study.dense.values)
     return {
         "objectives": list(study.config.study.objectives),
-        "directions": {n: direction(n) for n in study.config.study.objectives},
         "axes": axes,
         "dense": {name: dense[name] * AXES[name][1] for name in names if name in dense},
         "trials": columns,
-        "details": {trial.number: _details(study, trial, front, stored) for trial in trials},
+        "details": {
+            trial.number: _details(study, trial, mean, front, stored)
+            for trial, mean in zip(trials, found, strict=True)
+        },
     }
 
 
@@ -122,7 +124,11 @@ def _kind(trial: FrozenTrial, front: set[int]) -> str:
 
 
 def _details(
-    study: Study, trial: FrozenTrial, front: set[int], stored: Mapping[str, Sequence[AnyLayer]]
+    study: Study,
+    trial: FrozenTrial,
+    mean: dict[str, float],
+    front: set[int],
+    stored: Mapping[str, Sequence[AnyLayer]],
 ) -> dict[str, Any]:
     """What is shown of a candidate that is looked at."""
     candidate, evaluation = candidate_of(trial), trial.user_attrs["evaluation"]
@@ -141,7 +147,7 @@ def _details(
         "layers": rows,
     }
     if study.dense is not None:
-        shares = ratios(dict(study.dense.values), study.means(trial))
+        shares = ratios(dict(study.dense.values), mean)
         found["ratios"] = {AXES[name][0]: float(f"{r:.4g}") for name, r in shares.items()}
     if trial.number in front:
         found["command"] = _command(study, trial)
@@ -174,14 +180,15 @@ def _front_table(study: Study) -> str:
     robust = ["robust_accuracy"] if study.config.robustness.device is not None else []
     columns = ["accuracy", *robust, *COSTS]
     head = "".join(f"<th>{html.escape(display_name(c))}</th>" for c in columns)
-    varied = columns if any(study.repeats(trial) for trial in study.front()) else []
+    front = study.front()
+    varied = columns if any(study.repeats(trial) for trial in front) else []
     head += "".join(f"<th>{html.escape(display_name(c))} over seeds</th>" for c in varied)
     rows = "".join(
         f'<tr data-trial="{t.number}" tabindex="0"><td>{t.number}</td>'
-        + "".join(f"<td>{display_number(c, study.means(t)[c])}</td>" for c in columns)
+        + "".join(f"<td>{display_number(c, mean[c])}</td>" for c in columns)
         + "".join(f"<td>{over_seeds(study, t, c)}</td>" for c in varied)
         + f"<td><code>{html.escape(_command(study, t))}</code></td></tr>"
-        for t in study.front()
+        for t, mean in zip(front, study.all_means(front), strict=True)
     )
     return (
         f"<table><thead><tr><th>trial</th>{head}<th></th></tr></thead><tbody>{rows}</tbody></table>"

@@ -26,7 +26,7 @@ MEMORY = 250
 def make_sampler(
     config: StudyConfig, seed: int, front: Callable[[], Sequence[FrozenTrial]]
 ) -> BaseSampler:
-    """The configured sampler; `surrogate` has its own (`search.surrogate`) and starts with TPE's.
+    """The configured sampler; TPE also where `search.surrogate` proposes instead.
 
     Args:
         config: of the study.

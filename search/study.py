@@ -331,7 +331,7 @@ class Study:
 
     def front_means(self) -> list[dict[str, float]]:
         """What each member of the front stands for, in the front's order."""
-        return [self._ledger.means(trial) for trial in self.front()]
+        return self.all_means(self.front())
 
     def repeats(self, trial: FrozenTrial) -> list[FrozenTrial]:
         """The repeats of a trial that have ended, failed ones included."""
@@ -347,6 +347,11 @@ class Study:
         """What a measured trial stands for on the front: `values`, if it has no repeats."""
         self._ledger.read(self.trials())
         return self._ledger.means(trial)
+
+    def all_means(self, trials: Sequence[FrozenTrial]) -> list[dict[str, float]]:
+        """What each of these trials stands for; the study is read once for all of them."""
+        self._ledger.read(self.trials())
+        return [self._ledger.means(trial) for trial in trials]
 
     def violations(self, trial: FrozenTrial) -> Mapping[str, float]:
         """By how much an ended trial breaks each bound that it was held against, by its text."""

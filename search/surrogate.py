@@ -113,11 +113,11 @@ class SurrogateSampler:
         candidates does: those cost a projection to look at, and the rung costs epochs.
         """
         rows, ratios = self._measurements()
+        if len(rows) < _LEAST_ROWS:
+            return None
         trial = self.study.trials()[number]
         random = Random(f"{self.study.config.study.seed} {number} {len(rows)}")
         drawn, costs = self._pool(random, self.pool // 4, ratios)
-        if len(rows) < _LEAST_ROWS:
-            return None
         if not drawn:
             return True
         reference = self.study.reference

@@ -21,10 +21,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             target = folder / "source" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--quiet", "-w", str(folder)]
+    options = ["--no-deps", "--no-build-isolation", "--quiet", "-w", str(folder)]
+    command = [sys.executable, "-m", "pip", "wheel", ".", *options]
     built = subprocess.run(command, cwd=folder / "source", capture_output=True, text=True)
-    if built.returncode != 0 and "setuptools" in built.stderr:
-        pytest.skip("pip cannot get setuptools to build with")
     assert built.returncode == 0, built.stderr
     return next(folder.glob("*.whl"))
 

@@ -120,7 +120,7 @@ def front_table(study: Study, *, narrow: bool = False) -> Table:
     dense = study.dense
     front = study.front()
     spread = {trial.number: over_seeds(study, trial, "accuracy") for trial in front}
-    members = [(trial, study.means(trial)) for trial in front]
+    members = list(zip(front, study.all_means(front), strict=True))
     table = _members_table(members, {} if narrow else spread, narrow=narrow)
     if dense is not None:
         _add_dense(table, dense.values, _bits(dense.adc_bits), narrow=narrow)
@@ -223,9 +223,10 @@ def _print_ratios(console: Console, study: Study) -> None:
     for name in COSTS:
         table.add_column(name, justify="right")
     best: dict[str, tuple[float, int]] = {}
-    for trial in sorted(front, key=lambda t: -study.means(t)["accuracy"]):
-        found = ratios(dict(dense.values), study.means(trial))
-        lost = dense.values["accuracy"] - study.means(trial)["accuracy"]
+    members = zip(front, study.all_means(front), strict=True)
+    for trial, mean in sorted(members, key=lambda member: -member[1]["accuracy"]):
+        found = ratios(dict(dense.values), mean)
+        lost = dense.values["accuracy"] - mean["accuracy"]
         table.add_row(str(trial.number), f"{lost:.4f}", *[f"{r:.2f}" for r in found.values()])
         if lost <= _WITHIN + 1e-9:
             for name, ratio in found.items():

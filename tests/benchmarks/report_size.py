@@ -1,6 +1,6 @@
 """How large `report.html` is for a long study, and how fast a browser opens it.
 
-    python tests/benchmarks/report_size.py [--trials 1000] [--openings 5]
+    python -m tests.benchmarks.report_size [--trials 1000] [--openings 5]
 
 A made-up study of the demo's LeNet-5 space with exact plans, as `search_growth.py` makes it. Times
 are from the start of loading to the drawn front, in a headless Chromium. Writes
@@ -9,7 +9,6 @@ are from the start of loading to the drawn front, in a headless Chromium. Writes
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from dataclasses import replace
@@ -24,6 +23,7 @@ from search.page import write_report
 from search.run import make_space
 from search.study import Study
 from tests.benchmarks.search_growth import DENSE, HERE, pretend
+from tests.benchmarks.search_overhead import spread
 from tests.browser import arguments, program
 
 RESULT = HERE / "results" / "report_size.json"
@@ -58,12 +58,7 @@ def main() -> None:
             "front": len(study.front()),
             "megabytes": path.stat().st_size / 1e6,
             "written_s": written,
-            "opened_s": {
-                "n": len(opened),
-                "least": min(opened),
-                "median": statistics.median(opened),
-                "largest": max(opened),
-            },
+            "opened_s": spread(opened),
         }
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))

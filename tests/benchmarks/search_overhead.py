@@ -1,6 +1,6 @@
 """What a search costs beside its trials: the driver's time, and how busy it keeps two workers.
 
-    python tests/benchmarks/search_overhead.py [--trials 24] [--samplers tpe surrogate]
+    python -m tests.benchmarks.search_overhead [--trials 24] [--samplers tpe surrogate]
 
 A real search with two workers on this machine, journal, MLflow's local database and all. A trial
 trains a tiny network that mostly sleeps, about ten seconds, so that the machine's cores are free

@@ -1,6 +1,6 @@
 """Whether memory stays flat over thousands of short trials in one search.
 
-    taskset -c 1 python tests/benchmarks/soak.py [TRIALS]
+    taskset -c 1 python -m tests.benchmarks.soak [TRIALS]
 
 A real search with two workers on this machine, journal, MLflow's local database and all; a trial is
 one epoch of a tiny network. Every 20 trials the resident memory of the driver and of its workers is

@@ -1,6 +1,6 @@
 """How fast trials reach MLflow: our mirror against Ray's own callback.
 
-    taskset -c 1 python tests/benchmarks/tracking_speed.py
+    taskset -c 1 python -m tests.benchmarks.tracking_speed
 
 In a local database (one for each), and in one `mlflow server` on loopback over a database of its
 own. One trial of each in turn, in one process, so that what else the machine does falls on all

@@ -16,7 +16,6 @@ Source: the straight-through estimator (Bengio et al., 2013), on the recipe of d
 is adaptive gradient clipping (Brock et al., 2021, section 4.1) by layer instead of by output.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
@@ -36,8 +35,8 @@ class StraightThrough(Method, ABC):
         refresh_steps: steps between two full projections; between them `adjusted` is used.
     """
 
-    gradient_share = math.inf
-    """Largest norm of a layer's gradient over that of its latents."""
+    gradient_share: float | None = None
+    """Largest norm of a layer's gradient over that of its latents (None: no limit)."""
 
     def __init__(self, targets: Mapping[str, LayerTarget], refresh_steps: int) -> None:
         super().__init__(targets)
@@ -75,7 +74,7 @@ class StraightThrough(Method, ABC):
         """Limits the gradients and puts the latents in the weights' place for the optimiser."""
         for name, latent in self.latents.items():
             weight = self.modules[name].weight
-            if weight.grad is not None:
+            if weight.grad is not None and self.gradient_share is not None:
                 limit = self.gradient_share * torch.linalg.vector_norm(latent)
                 norm = torch.linalg.vector_norm(weight.grad)
                 weight.grad.mul_((limit / norm.clamp_min(1e-30)).clamp_max(1))
