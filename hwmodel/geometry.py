@@ -8,6 +8,7 @@ segment holds cells of two groups.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from hwmodel.crossbar import CrossbarSpec, SignEncoding, lossless_adc_bits, worst_level_sum
@@ -22,6 +23,9 @@ __all__ = [
     "unit_line_bits",
     "whole_crossbars",
 ]
+
+_PLANS = 1 << 14
+"""Planned layers that are remembered: a search prices the same few settings again and again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +211,7 @@ def crossbar_count(
     return groups * tile_count(rows, spec) * across
 
 
+@lru_cache(maxsize=_PLANS)
 def plan_layer(
     shape: LayerShape,
     spec: CrossbarSpec,

@@ -116,8 +116,8 @@ class Study:
         # A resumed study draws on from a seed of its own.
         seed = _trial_seed(config.study.seed, -1 - len(handle.get_trials(deepcopy=False)))
         handle.sampler = make_sampler(config, seed, self.front)
-        self.judge: Callable[[int], bool | None] | None = None
-        """Whether a measured trial goes on, or waits (default: `search.rungs.goes_on`)."""
+        self.judge: Callable[[int], bool | None] = self._by_dominance
+        """Whether a trial that keeps its bounds goes on to its next rung; None: it waits."""
         self._dense: Evaluation | None = None
         self._driver: Driver | None = None
         self._open: dict[int, _Open] = {}
@@ -543,26 +543,29 @@ class Study:
         costs = {n: v for n, v in evaluation["values"].items() if n not in ACCURACIES}
         violations = self._violations(costs, self._dense_values())
         further: bool | None = not found.scan and all(v <= 0 for v in violations.values())
-        if further and self.judge is not None:
+        if further:
             further = self.judge(number)
-        elif further:
-            mates = self._rung_values(found.rung)
-            del mates[number]
-            above = {*self._rung_values(found.rung + 1)}
-            above |= {n for n, other in self._open.items() if other.rung > found.rung}
-            further = goes_on(
-                evaluation["values"],
-                list(mates.values()),
-                self.config.study.objectives,
-                self.config.fidelity.reduction,
-                gone_on=len(above & mates.keys()),
-            )
         if further is None and not hurry:
             found.waiting = True
         elif further is False:
             self._close(number, _PRUNED if rungs[found.rung] > 0 else _PROJECTED)
         else:
             found.rung, found.waiting, found.ready = found.rung + 1, False, True
+
+    def _by_dominance(self, number: int) -> bool | None:
+        """Whether a trial goes on by the rule of `search.rungs`."""
+        rung = self._open[number].rung
+        mates = self._rung_values(rung)
+        measured = mates.pop(number)
+        above = {*self._rung_values(rung + 1)}
+        above |= {n for n, other in self._open.items() if other.rung > rung}
+        return goes_on(
+            measured,
+            list(mates.values()),
+            self.config.study.objectives,
+            self.config.fidelity.reduction,
+            gone_on=len(above & mates.keys()),
+        )
 
     def _close(self, number: int, outcome: str) -> None:
         """Ends a measured trial."""

@@ -313,16 +313,18 @@ class _Accuracy:
     def _features(self, candidates: Sequence[Candidate]) -> Array:
         """What the scan adds up to, and how much layers keep: mean and least of each kind."""
         weights = np.array([float(s.rows * s.outputs) for s in self._shapes.values()])
-        found = []
-        for candidate in candidates:
-            kept = log_strengths(candidate, self._shapes)
-            row = [self._scan.predict(candidate, kept)]
-            for kind in KINDS:
-                strengths = np.array([kept[name, kind] for name in self._shapes])
-                row += [float(strengths @ weights / weights.sum()), float(strengths.mean())]
-            row.append(min(sum(kept[name, kind] for kind in KINDS) for name in self._shapes))
-            found.append(row)
-        return np.array(found).reshape(len(candidates), 2 * len(KINDS) + 2)
+        kept = [log_strengths(candidate, self._shapes) for candidate in candidates]
+        strengths = np.array([list(one.values()) for one in kept])
+        by_layer = strengths.reshape(len(candidates), len(self._shapes), len(KINDS))
+        scanned = [self._scan.predict(*pair) for pair in zip(candidates, kept, strict=True)]
+        return np.column_stack(
+            [
+                np.array(scanned),
+                np.einsum("nlk,l->nk", by_layer, weights / weights.sum()),
+                by_layer.mean(axis=1),
+                by_layer.sum(axis=2).min(axis=1, initial=0.0),
+            ]
+        )
 
     def _trained_features(
         self,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import cache
 
 from hwmodel.crossbar import CrossbarSpec, lossless_adc_bits, worst_level_sum
 from hwmodel.geometry import LayerShape
@@ -45,6 +46,7 @@ def log_strengths(
     return found
 
 
+@cache
 def dense_adc_bits(spec: CrossbarSpec, rows: int) -> int:
     """ADC bits of a segment in which every weight is as large as it can be."""
     sums = [worst_level_sum(spec, index, rows, rows) for index in range(spec.slice_count)]
