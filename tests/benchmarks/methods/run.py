@@ -9,7 +9,8 @@ run that was cut off goes on where it stopped; `--only ARM` and `--bits` choose 
 `results/NAME.parquet` and `results/NAME.md` from all that is there.
 
 128 wordlines, 2-bit cells, 8-bit weights in differential pairs. All arms start from the same dense
-weights and train as long on the same images; the first layer is left alone. An arm with a bound is
+weights (those called reconstructed are fitted to the dense layers' outputs on 256 images first) and
+train as long on the same images; the first layer is left alone. An arm with a bound is
 held to the ADC resolution of its row (level-sum, tinyadc, the hybrid); the others keep as many
 weights as the count bound does, or a fixed share (row 0), and need the ADCs that they need.
 """
@@ -49,6 +50,8 @@ class Arm(NamedTuple):
     settings: Mapping[str, Any] = MappingProxyType({})
     """Of the method."""
     trained: bool = True
+    reconstructed: bool = False
+    """Whether its layers are fitted to the dense layers' outputs, before any training."""
     by_bits: bool = True
     """Whether its setting depends on the ADC bits; otherwise it runs once, as row 0."""
 
@@ -78,6 +81,14 @@ ARMS = {
     "tinyadc-admm": Arm("tinyadc", _count),
     "level-sum untrained": Arm("level-sum", _levels, trained=False),
     "tinyadc untrained": Arm("tinyadc", _count, STRAIGHT, trained=False),
+    "level-sum reconstructed": Arm("level-sum", _levels, reconstructed=True),
+    "tinyadc reconstructed": Arm("tinyadc", _count, STRAIGHT, reconstructed=True),
+    "level-sum reconstructed untrained": Arm(
+        "level-sum", _levels, trained=False, reconstructed=True
+    ),
+    "tinyadc reconstructed untrained": Arm(
+        "tinyadc", _count, STRAIGHT, trained=False, reconstructed=True
+    ),
     "magnitude": Arm("magnitude", _share),
     "bitslice-l1 hybrid": Arm("bitslice-l1", _count),
     "dub": Arm("dub", _share),
@@ -135,7 +146,8 @@ def run(problem: Problem, name: str, bits: int, seed: int, weights: Path) -> dic
     """One arm at one resolution, from one seed."""
     arm, config = ARMS[name], problem.config
     entry = type(config.method_config(arm.method))
-    train = config.train if arm.trained else replace(config.train, epochs=0)
+    train = replace(config.train, reconstruct=arm.reconstructed)
+    train = train if arm.trained else replace(train, epochs=0)
     config = replace(
         config, methods={**config.methods, arm.method: entry(**arm.settings)}, train=train
     )
