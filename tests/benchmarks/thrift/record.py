@@ -20,12 +20,11 @@ from typing import Any
 
 import torch
 
-from search.config import load_config
 from search.evaluate import Problem, evaluate, load_problem
 from search.run import make_space
 from spaces.candidate import Candidate
 from spaces.space import Drawn
-from tests.benchmarks.thrift.run import HERE, RESULTS, RUNGS, dense_baseline
+from tests.benchmarks.thrift.run import RESULTS, RUNGS, Task, dense_baseline
 
 TABLE = RESULTS / "lenet5-table.jsonl"
 
@@ -37,9 +36,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("thrift-work"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = load_config(HERE / "lenet5.toml", {"fidelity": RUNGS})
+    config = Task().config({"fidelity": RUNGS})
     problem = load_problem(config)
-    weights, _ = dense_baseline(problem, options.work)
+    weights, _ = dense_baseline(problem, options.work / Task().name)
     drawn = draw(problem, options.candidates)
     todo = [(index, 0) for index in range(len(drawn))]
     todo[options.twice : options.twice] = [(index, 1) for index in range(options.twice)]

@@ -24,7 +24,6 @@ import numpy as np
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
-from search.config import load_config
 from search.evaluate import Evaluation, Problem, load_problem
 from search.folder import StudyFolder
 from search.front import hypervolume, nondominated
@@ -34,10 +33,10 @@ from spaces.candidate import Candidate
 from spaces.space import Drawn
 from tests.benchmarks.thrift import record
 from tests.benchmarks.thrift.run import (
-    HERE,
     RESULTS,
     RUNGS,
     STRATEGIES,
+    Task,
     dense_baseline,
     report,
     search,
@@ -162,16 +161,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[*STRATEGIES, "moasha"])
     parser.add_argument("--work", type=Path, default=Path("thrift-work"))
     options = parser.parse_args()
-    problem = load_problem(load_config(HERE / "lenet5.toml", {"fidelity": RUNGS}))
+    problem = load_problem(Task().config({"fidelity": RUNGS}))
     table = Table(problem, record.rows())
     errors = table.left_out()
     print("left out (R2, Spearman) by epochs:", errors, "scatter:", table.scatter.tolist())
-    work = options.work / "replay"
+    trained, work = options.work / Task().name, options.work / "replay"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     for name in ("dense.json", "dense.safetensors"):
-        dense_baseline(problem, options.work)
-        shutil.copy(options.work / name, work / name)
+        dense_baseline(problem, trained)
+        shutil.copy(trained / name, work / name)
     rows: list[dict[str, Any]] = []
     for seed in range(options.seeds):
         goal, epochs = 0.0, 0
@@ -179,7 +178,9 @@ def main() -> None:
             if name == "moasha":
                 found = moasha(table, seed, goal, epochs, work)
             else:
-                found = search(name, seed, options.trials, goal, epochs, work, table.measure)
+                found = search(
+                    Task(), name, seed, options.trials, goal, epochs, work, table.measure
+                )
             rows += found
             if name == "stock":
                 goal, epochs = found[-1]["hypervolume"], sum(row["epochs"] for row in found)
@@ -205,7 +206,7 @@ def moasha(table: Table, seed: int, goal: float, epochs: int, work: Path) -> lis
     import datetime
 
     problem = table.problem
-    config = load_config(HERE / "lenet5.toml", {"study": {"name": f"moasha-{seed}"}})
+    config = Task().config({"study": {"name": f"moasha-{seed}"}})
     study = Study.create(StudyFolder(work, config.study.name), config)
     study.set_dense(dense_baseline(problem, work)[1])
     space, random = make_space(problem), Random(seed)

@@ -1,6 +1,9 @@
 """Training that a search needs to reach the hypervolume of a stock search.
 
-    python -m tests.benchmarks.thrift.run --seeds 5 [--trials 60] [--only stock surrogate ...]
+    python -m tests.benchmarks.thrift.run lenet5 --seeds 0 1 2 3 4 [--only stock surrogate ...]
+    python -m tests.benchmarks.thrift.run resnet20 --data ../shared/data/cifar10 \
+        --checkpoint ../shared/data/weights/resnet20a_cifar10jpeg_finetuned.safetensors \
+        --only stock surrogate
 
 `stock` is what Ray Tune with OptunaSearch does: TPE, every trial trained in full. Its hypervolume
 after all trials is the goal of its seed; every other strategy searches the same space from the same
@@ -8,7 +11,7 @@ dense weights until it has reached the goal, or has spent as many epochs. One ca
 in this process, so that the figures hold nothing of Ray's own overhead, which is the same for all.
 
 Every evaluation is kept at once in `--work`, so a run that was cut off goes on. Writes
-`results/lenet5.parquet` (one row an evaluation) and `results/lenet5.md`: epochs and seconds to the
+`results/NAME.parquet` (one row an evaluation) and `results/NAME.md`: epochs and seconds to the
 goal over stock's, n, least, median and largest. The reference point of the hypervolume is dense in
 every cost, and ten points below dense in accuracy.
 """
@@ -18,8 +21,8 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,8 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from search.config import load_config
+from hwmodel.records import merge_tables
+from search.config import StudyConfig, load_config
 from search.evaluate import Evaluation, Problem, evaluate, load_problem, train_dense
 from search.exchange import Exchange
 from search.folder import StudyFolder
@@ -62,27 +66,46 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What is searched: a configuration of this folder, and what the command line adds to it."""
+
+    name: str = "lenet5"
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def config(self, tables: Mapping[str, Mapping[str, Any]]) -> StudyConfig:
+        """The configuration with some settings changed."""
+        return load_config(HERE / f"{self.name}.toml", merge_tables(self.tables, tables))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=sorted(path.stem for path in HERE.glob("*.toml")))
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--only", nargs="*", choices=list(STRATEGIES), default=list(STRATEGIES))
     parser.add_argument("--work", type=Path, default=Path("thrift-work"))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    tables = {"data": {"path": options.data}, "network": {"checkpoint": options.checkpoint}}
+    given = {k: {n: str(v) for n, v in table.items() if v} for k, table in tables.items()}
+    task, work = Task(name=options.name, tables=given), options.work / options.name
     rows: list[dict[str, Any]] = []
     for seed in options.seeds:
         goal, epochs = 0.0, 0
         for name in dict.fromkeys(["stock", *options.only]):
-            found = search(name, seed, options.trials, goal, epochs, options.work)
+            found = search(task, name, seed, options.trials, goal, epochs, work)
             rows += found
             if name == "stock":
                 goal, epochs = found[-1]["hypervolume"], sum(row["epochs"] for row in found)
             report(rows, goal, name, seed)
-    write(rows)
+    write(rows, options.name)
 
 
 def search(
+    task: Task,
     name: str,
     seed: int,
     trials: int,
@@ -97,7 +120,7 @@ def search(
     """
     tables = STRATEGIES[name]
     own = {"name": f"{name.replace(' ', '-')}-{seed}", "seed": seed, "trials": trials}
-    config = load_config(HERE / "lenet5.toml", {**tables, "study": {**tables["study"], **own}})
+    config = task.config(merge_tables(tables, {"study": own}))
     folder = StudyFolder(work, config.study.name)
     log = folder.path / "evaluations.jsonl"
     problem = load_problem(config)
@@ -156,6 +179,7 @@ def search(
 def dense_baseline(problem: Problem, work: Path) -> tuple[Path, Evaluation]:
     """The same dense weights for every strategy and seed."""
     weights, record = work / "dense.safetensors", work / "dense.json"
+    work.mkdir(parents=True, exist_ok=True)
     if not record.exists():
         config = problem.config
         first = replace(problem, config=replace(config, study=replace(config.study, seed=0)))
@@ -185,7 +209,7 @@ def report(rows: list[dict[str, Any]], goal: float, name: str, seed: int) -> Non
     print(name, seed, f"goal {goal:.4f}", f"reached {reached}", f"spent {spent}", flush=True)
 
 
-def write(rows: list[dict[str, Any]], name: str = "lenet5") -> None:
+def write(rows: list[dict[str, Any]], name: str) -> None:
     RESULTS.mkdir(exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), RESULTS / f"{name}.parquet")
     seeds = sorted({row["seed"] for row in rows})
