@@ -1,4 +1,4 @@
-"""A model of timm: `pip install 'crossfront[timm]'`, then `crossfront search timm.toml`.
+"""A model of timm: `pip install '.[timm]'` in the checkout, then `crossfront search timm.toml`.
 
 Pretrained weights are fetched once, into a file that the configuration names:
 
@@ -12,6 +12,7 @@ import argparse
 from collections import OrderedDict
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import timm
 from torch import nn
@@ -25,10 +26,11 @@ def network(
     classes: int,
     model: str = "resnet10t",
     pretrained: bool = False,
+    **others: Any,
 ) -> nn.Module:
-    """Takes pixels from 0 to 1, normalised as the model's own weights expect them."""
+    """Takes pixels from 0 to 1, normalised as the model's weights expect; `others` are timm's."""
     channels = input_shape[0]
-    body = timm.create_model(model, pretrained, in_chans=channels, num_classes=classes)
+    body = timm.create_model(model, pretrained, in_chans=channels, num_classes=classes, **others)
     mean, std = (body.pretrained_cfg[key] for key in ("mean", "std"))
     if channels != len(mean):
         mean, std = [fmean(mean)] * channels, [fmean(std)] * channels
