@@ -56,4 +56,3 @@ def test_notebook_runs(
     assert {member["number"] for member in crossfront.pareto(study)} == set(map(int, rows))
     assert "Plotly.newPlot" in shown["figure"]
     assert "<- in best/" in shown["export"]
-    assert crossfront.verify(tmp_path / "best", images=4).ok
