@@ -28,7 +28,7 @@ def load_own(name: str, what: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # a module of the user may raise anything
         raise ConfigError(f"{what} {name!r} cannot be imported: {error}") from None
     if not callable(found):
         raise ConfigError(f"{what} {name!r} is a {type(found).__name__}; allowed: a callable")

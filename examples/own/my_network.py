@@ -1,12 +1,8 @@
 """Your own network: a callable that takes `input_shape` and `classes` and returns a Module.
 
-`[network] name = "my_network:small_cnn"`, `arguments = { width = 8 }` in the configuration. A model
-of timm or torch.hub is wrapped in the same way, for instance
-
-    def resnet(input_shape, classes):
-        return timm.create_model("resnet18", in_chans=input_shape[0], num_classes=classes)
-
-and starts from your weights with `checkpoint = "weights.safetensors"`.
+`[network] name = "my_network:small_cnn"`, `arguments = { width = 8 }` in the configuration. It
+starts from your weights with `checkpoint = "weights.safetensors"`. `timm_network.py` and
+`hub_network.py` do the same for models of timm and torch.hub.
 """
 
 from torch import nn

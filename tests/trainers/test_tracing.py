@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hwmodel.errors import MappingError
 from trainers.config import NetworkConfig
@@ -167,6 +168,23 @@ def test_whatever_multiplies_outside_crossbars_is_counted() -> None:
         "attention": (projections + products, 4 * 64),
         "memory": (8 * 4 * 5 * (8 + 5), 4 * 5 * (8 + 5)),
     }
+
+
+class FusedAttention(nn.Module):
+    """Attention as most vision transformers call it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        query, key, value = self.qkv(rows).chunk(3, dim=-1)
+        return functional.scaled_dot_product_attention(query, key, value)
+
+
+def test_products_of_fused_attention_are_digital() -> None:
+    (layer,) = digital_layers(FusedAttention(), torch.zeros(1, 1, 5, 8))
+    assert (layer.macs, layer.weights) == (2 * 5 * 5 * 8, 0)
 
 
 def test_network_that_crossbars_hold_has_nothing_digital() -> None:
