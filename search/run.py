@@ -152,6 +152,7 @@ def _drive(
             raise error
         search_s = time.perf_counter() - started
         study.leave()
+        display.close()
         complete = study.over
         drop_checkpoints_off_front(study, exchange)
         for trial in study.front():
@@ -160,7 +161,6 @@ def _drive(
         mirrored = mirror is None or mirror.finish(
             files, complete=complete, dataset=problem.dataset
         )
-    display.close()
     if error is not None:
         raise error
     new = [seconds_of(trial) for trial in study.ended() if trial.number not in before]

@@ -95,7 +95,8 @@ def verify_folder(folder: Path, *, images: int = 256) -> Verification:
     failures = [f"{name}: does not match its digest in the manifest" for name in changed]
     proofs = []
     certified = True
-    for name, layer in integer_layers(checkpoint.network).items():
+    stored = integer_layers(checkpoint.network)
+    for name, layer in track(stored.items(), "certificates, layers", len(stored)):
         certificate = layer.certify()
         bits = layer.adc_bits
         written = checkpoint.manifest["layers"][name].get("adc_bits")

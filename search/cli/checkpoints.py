@@ -118,7 +118,10 @@ def verify(
     if lossy and proof.ok:  # what is not proven is not worth measuring
         with progress_bars(quiet=quiet or as_json):
             found = measure_folder(folder, device, range(seeds), images=images)
-    sliced = slices_of_folder(folder, images=images) if slices and proof.ok else None
+    sliced = None
+    if slices and proof.ok:
+        with progress_bars(quiet=quiet or as_json):
+            sliced = slices_of_folder(folder, images=images)
     if as_json:
         measured = {} if found is None else {"robustness": found.to_json()}
         counted = {} if sliced is None else {"bit_slices": sliced.to_json()}
