@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -203,8 +204,14 @@ def _shown(found: Mapping[str, float], *, narrow: bool) -> tuple[str, ...]:
     return tuple(name for name in chosen if name in found or name != "robust_accuracy")
 
 
-def print_summary(study: Study, outcome: Outcome | None) -> None:
-    """The front, its ratios, where everything is, and what to type next."""
+def print_summary(study: Study, outcome: Outcome | None, *, quiet: bool = False) -> None:
+    """The front, its ratios, where everything is, and what to type next.
+
+    Args:
+        study: finished or running.
+        outcome: of the run that has just ended, if one has.
+        quiet: the front and its ratios alone.
+    """
     console = Console(width=None if sys.stdout.isatty() else 132)
     console.print(front_table(study, narrow=console.width < _NARROW))
     if study.front():
@@ -213,13 +220,19 @@ def print_summary(study: Study, outcome: Outcome | None) -> None:
         counts = ", ".join(f"{count} {what}" for what, count in study.counts().items())
         empty = f"no trial is on the front ({counts}): {why_empty(study)}"
         console.print(empty, markup=False, highlight=False, soft_wrap=True)
+    if quiet:
+        return
     name, folder = study.folder.name, study.folder
     lines = []
     if outcome is not None:
         lines += _timing(study, outcome)
         if not outcome.mirrored:
             lines.append(f"MLflow is behind; 'crossfront resume {name}' sends the rest")
-    option = "" if folder.storage == DEFAULT_STORAGE else f" --storage {folder.storage}"
+    option = (
+        ""
+        if folder.storage == DEFAULT_STORAGE
+        else f" --storage {shlex.quote(str(folder.storage))}"
+    )
     lines += [
         f"study     {folder.path}",
         f"report    {folder.path / 'report.html'}",

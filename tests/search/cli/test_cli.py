@@ -16,7 +16,7 @@ import pytest
 
 from hwmodel.adc import ADC_LAWS
 from hwmodel.components import preset_names
-from search.cli import app, main
+from search.cli import app, main, options
 from search.cli.output import StudyDisplay, print_json
 from search.config import load_config, read_config
 from search.study import Study
@@ -131,10 +131,19 @@ def test_doctor_ends_badly_where_something_is_broken(run: Run, tmp_path: Path) -
         ("cost --preset isa", {"isaac"}),
         ("cost --law sar", {"sar_split"}),
         ("pareto ti", {"tiny"}),
+        ("pareto --storage other ne", {"nearby"}),
+        ("pareto tiny --under po", {"pow2"}),
+        ("search a.toml --warm-start ti", {"tiny"}),
+        ("search a.toml --address lo", {"local"}),
+        ("export tiny --select kn", {"knee"}),
+        ("cost --network res", {"resnet18", "resnet20", "resnet32"}),
+        ("cost --policy chip", {"chip_max"}),
+        ("adc --law bo", {"bound"}),
     ],
 )
 def test_shell_completes_names_without_torch(tmp_path: Path, line: str, offered: set[str]) -> None:
     new_study(tmp_path / "studies")
+    new_study(tmp_path / "other", name="nearby")
     words = f"crossfront {line}"
     code = (
         "import atexit, sys; from search.cli import app\n"
@@ -148,6 +157,10 @@ def test_shell_completes_names_without_torch(tmp_path: Path, line: str, offered:
     )
     assert offered <= set(found.stdout.split())
     assert not {"torch", "ray", "mlflow"} & set(found.stdout.split())
+
+
+def test_offered_names_are_all_there_are() -> None:
+    assert tuple(NETWORKS) == options.NETWORKS
 
 
 def test_help_lists_every_command(run: Run) -> None:
@@ -598,6 +611,22 @@ def test_pareto_shows_front_ratios_and_what_to_type_next(run: Run, study: Study)
     assert "ADC law sar_split, policy layer" in answer.out
 
 
+def test_quiet_leaves_the_result_and_no_hints(run: Run, study: Study, tmp_path: Path) -> None:
+    answer = run("pareto", "tiny", "-q")
+    assert answer.code == 0
+    assert "dense" in answer.out
+    assert "crossfront" not in answer.out
+    assert str(study.folder.path) not in answer.out
+
+
+def test_quiet_doctor_says_what_is_not_well(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    answer = run("doctor", "--quiet", "--storage", tmp_path / "file")
+    assert answer.code == 1
+    assert "broken   storage" in answer.out
+    assert "ok  " not in answer.out
+
+
 def test_pareto_shows_means_and_limits_over_seeds(run: Run, tmp_path: Path) -> None:
     study = new_study(tmp_path / "studies", {"fidelity": {"seeds": 2}}, trials=1)
     for accuracy in (0.85, 0.8):
@@ -611,7 +640,7 @@ def test_pareto_finds_a_study_in_another_storage(run: Run, tmp_path: Path) -> No
     new_study(tmp_path / "else where", name="far")
     answer = run("pareto", "far", "--storage", tmp_path / "else where")
     assert answer.code == 0
-    assert "--storage" in answer.out
+    assert f"crossfront ui far --storage '{tmp_path / 'else where'}'" in answer.out
     message = one_line(run("pareto", "near", "--storage", tmp_path / "else where"))
     assert "studies there: far" in message
 
