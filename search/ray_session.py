@@ -7,8 +7,10 @@ import socket
 from hwmodel.errors import ClusterError
 from search.config import RayConfig
 
-__all__ = ["check_answers", "prepare_ray", "start_ray"]
+__all__ = ["OTHER_VERSIONS", "check_answers", "prepare_ray", "start_ray"]
 
+OTHER_VERSIONS = "Version mismatch"
+"""Ray's word for a cluster that runs another Ray or Python."""
 _SETTINGS = b"\x04"
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)
 """How a client of HTTP/2, which Ray speaks, begins: its preface and an empty frame of settings,
@@ -29,9 +31,8 @@ def start_ray(config: RayConfig) -> None:
             check_answers(config.address)
             ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError, AuthenticationError) as error:
-            reason = " ".join(str(error).split())
             raise ClusterError(
-                f"Ray cluster {config.address!r} cannot be joined: {reason}"
+                f"Ray cluster {config.address!r} cannot be joined: {_reason(error)}"
             ) from None
         return
     ray.init(
@@ -66,9 +67,35 @@ def check_answers(address: str) -> None:
                 raise ConnectionError("what listens there is not Ray")
 
 
-def prepare_ray(*, local: bool) -> None:
+def _reason(error: BaseException) -> str:
+    """Why a cluster does not let this process in, in one line."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    text = " ".join(" ".join(map(str, causes)).split())
+    if "InvalidAuthToken" in text or "AuthenticationError" in text:
+        return (
+            "it asks for a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH to the cluster's own"
+        )
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _only_on_loopback(address: str | None) -> bool:
+    """Whether a head listens on 127.0.0.1 and nowhere else: not even next to it."""
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if host not in ("127.0.0.1", "localhost") or not port.isdecimal():
+        return False
+    try:
+        socket.create_connection(("127.0.0.2", int(port)), timeout=1).close()
+    except (OSError, OverflowError):
+        return True
+    return False
+
+
+def prepare_ray(config: RayConfig) -> None:
     """Settings that Ray reads from the environment when it is imported."""
-    if local:
+    if config.local or _only_on_loopback(config.address):
         # Makes Ray take the loopback address for its node, and so listen on nothing else.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     for name, value in {

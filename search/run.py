@@ -283,7 +283,7 @@ def _search(
     display: Display,
 ) -> tuple[float, CrossfrontError | None]:
     """Runs Ray Tune; returns the driver's own seconds, and why proposals ended early, if so."""
-    prepare_ray(local=study.config.ray.local)
+    prepare_ray(study.config.ray)
     from search.searcher import StudySearcher
 
     def on_change() -> None:
