@@ -7,12 +7,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from hwmodel.errors import CrossfrontError
+from hwmodel.errors import CrossfrontError, StudyError
 from search.environment import describe_environment
 from search.folder import StudyFolder, study_names
 
@@ -60,11 +61,14 @@ def examine(storage: Path, tracking_uri: str | None, address: str | None) -> lis
         "threads": _threads,
         "storage": lambda: _storage(storage),
         "disk": lambda: _disk(storage),
-        "studies": lambda: _studies(storage),
         "tracking": lambda: _tracking(tracking_uri),
         "Ray": lambda: _ray(address),
     }
-    return [_in_time(name, look) for name, look in checks.items()]
+    found = [_in_time(name, look) for name, look in checks.items()]
+    studies = [_in_time("study", partial(_study, storage, name)) for name in study_names(storage)]
+    damaged = [check for check in studies if check.verdict != OK]
+    readable = f"{len(studies) - len(damaged)} can be read"
+    return [*found, Check(name="studies", verdict=OK, found=readable), *damaged]
 
 
 class _Trouble(Exception):
@@ -181,19 +185,17 @@ def _disk(storage: Path) -> str:
     return found
 
 
-def _studies(storage: Path) -> str:
+def _study(storage: Path, name: str) -> str:
     from search.study import Study
 
-    damaged = []
-    names = study_names(storage)
-    for name in names:
-        try:
-            Study.open(StudyFolder(storage, name)).counts()
-        except CrossfrontError as error:
-            damaged.append(str(error))
-    if damaged:
-        raise _Trouble("; ".join(damaged))
-    return f"{len(names)} can be read"
+    try:
+        study = Study.open(StudyFolder(storage, name))
+        study.counts()
+        study.front_means()
+    except StudyError as error:
+        mend = error.mend or f"mend what it names, or move {storage / name} away"
+        raise _Trouble(error.found, mend) from None
+    return "can be read"
 
 
 def _tracking(uri: str | None) -> str:

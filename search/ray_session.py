@@ -7,7 +7,7 @@ import socket
 from hwmodel.errors import ClusterError
 from search.config import RayConfig
 
-__all__ = ["OTHER_VERSIONS", "check_answers", "prepare_ray", "start_ray"]
+__all__ = ["OTHER_VERSIONS", "check_answers", "check_cluster", "prepare_ray", "start_ray"]
 
 OTHER_VERSIONS = "Version mismatch"
 """Ray's word for a cluster that runs another Ray or Python."""
@@ -27,13 +27,11 @@ def start_ray(config: RayConfig) -> None:
     from ray.exceptions import AuthenticationError
 
     if config.address is not None and not config.local:
+        check_cluster(config)
         try:
-            check_answers(config.address)
             ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError, AuthenticationError) as error:
-            raise ClusterError(
-                f"Ray cluster {config.address!r} cannot be joined: {_reason(error)}"
-            ) from None
+            raise _refusal(config, error) from None
         return
     ray.init(
         address="local",
@@ -43,6 +41,24 @@ def start_ray(config: RayConfig) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+
+
+def check_cluster(config: RayConfig) -> None:
+    """Refuses a cluster whose head does not answer, before anything is done for it.
+
+    Raises:
+        ClusterError: naming the address and the reason.
+    """
+    if config.address is None or config.local:
+        return
+    try:
+        check_answers(config.address)
+    except (OSError, ValueError) as error:
+        raise _refusal(config, error) from None
+
+
+def _refusal(config: RayConfig, error: Exception) -> ClusterError:
+    return ClusterError(f"Ray cluster {config.address!r} cannot be joined: {_reason(error)}")
 
 
 def check_answers(address: str) -> None:

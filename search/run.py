@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hwmodel.errors import CrossfrontError, StorageError, StudyError
+from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.exchange import Exchange
 from search.head import PATIENCE_S, HeadWatch
 from search.inputs import send_inputs
+from search.mlflow_store import check_tracking
 from search.page import write_report
-from search.ray_session import prepare_ray, start_ray
+from search.ray_session import check_cluster, prepare_ray, start_ray
 from search.report import write_tables
 from search.storage import disk_errors
 from search.study import Study, root_of, seconds_of
@@ -123,7 +125,10 @@ def _drive(
                 f"study {study.folder.name!r} is being run by another process; its "
                 f"{', '.join(shared)} can be changed once that has ended"
             )
+        _check_services(overrides)
         study.reconfigure(overrides, keep=leads)
+    if not study.over:
+        check_cluster(study.config.ray)
     problem = load_problem(study.config)
     exchange = Exchange(study.config.study.storage_path, study.folder)
     exchange.check()
@@ -174,6 +179,17 @@ def _drive(
         trials=study.spent - spent,
         mirrored=mirrored,
     )
+
+
+def _check_services(overrides: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses a cluster or a tracking server that does not answer before the study is told of it.
+
+    Raises:
+        ClusterError: a cluster.
+        TrackingError: a tracking server.
+    """
+    check_cluster(RayConfig(**{"address": None, **overrides.get("ray", {})}))
+    check_tracking(overrides.get("mlflow", {}).get("tracking_uri"))
 
 
 def _await_dense(study: Study) -> None:

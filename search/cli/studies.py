@@ -201,16 +201,21 @@ def export(
 def ui(
     name: StudyName,
     storage: Storage = DEFAULT_STORAGE,
-    port: Annotated[int | None, typer.Option(help="Default: 5000, or the next free one.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Default: 5000, or the next free one.", min=1, max=65535),
+    ] = None,
 ) -> None:
     """Open MLflow's own interface on this machine: crossfront ui lenet5."""
     from search.cli.output import say
     from search.folder import StudyFolder
+    from search.mlflow_store import check_tracking
     from search.study import Study
     from search.tracking import parent_address, tracking_uri
     from search.urls import shown
 
     study = Study.open(StudyFolder(storage, name))
+    check_tracking(study.config.mlflow.tracking_uri)
     uri, place = tracking_uri(study), parent_address(study)
     if uri.startswith(("http://", "https://")):
         say(f"study {name} is on the tracking server {shown(uri.rstrip('/'))}{place}")

@@ -533,6 +533,8 @@ def test_shown_configuration_loads_back(run: Run, tmp_path: Path) -> None:
         ("[space.layers.fc7]", [], "space.layers names 'fc7'; the network's layers: "),
         (TINY, ["--storage", "tiny.toml"], "storage 'tiny.toml' cannot be written"),
         (TINY, ["--tracking-uri", "http://127.0.0.1:1"], "http://127.0.0.1:1 cannot be reached"),
+        (TINY, ["--address", "127.0.0.1:1"], "'127.0.0.1:1' cannot be joined: "),
+        (TINY, ["--address", "head"], "'head' cannot be joined: allowed: auto, local, HOST:PORT"),
     ],
 )
 def test_mistake_in_a_study_leaves_no_study(
@@ -560,6 +562,28 @@ def test_warm_start_from_nothing_leaves_no_study(run: Run, study: Study) -> None
     message = one_line(run("search", "tiny.toml", "--name", "new", "--warm-start", "old"))
     assert "no study 'old' in 'studies'; studies there: tiny" in message
     assert not (study.folder.storage / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--address", "127.0.0.1:1", "cannot be joined: "),
+        ("--tracking-uri", "http://127.0.0.1:1", "cannot be reached"),
+        ("--tracking-uri", "nonsense://x", "nonsense://x"),
+    ],
+)
+def test_service_that_does_not_answer_is_refused_at_once_and_not_kept(
+    run: Run, study: Study, option: str, value: str, message: str
+) -> None:
+    assert message in one_line(run("resume", "tiny", option, value))
+    assert Study.open(study.folder).config == study.config
+
+
+def test_interface_needs_a_port_and_a_store(run: Run, study: Study) -> None:
+    for port in (0, 65536):
+        assert run("ui", "tiny", "--port", port).code == 2
+    study.reconfigure({"mlflow": {"tracking_uri": "nonsense://x"}})
+    assert "nonsense://x" in one_line(run("ui", "tiny"))
 
 
 def test_name_that_is_taken_is_refused(run: Run, study: Study) -> None:
