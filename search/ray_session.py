@@ -43,8 +43,12 @@ def start_ray(config: RayConfig) -> None:
     )
 
 
-def check_cluster(config: RayConfig) -> None:
+def check_cluster(config: RayConfig, *, joining: bool = False) -> None:
     """Refuses a cluster whose head does not answer, before anything is done for it.
+
+    Args:
+        config: a local Ray always answers.
+        joining: join it for a moment, too: it may have other versions, or ask for a token.
 
     Raises:
         ClusterError: naming the address and the reason.
@@ -55,6 +59,12 @@ def check_cluster(config: RayConfig) -> None:
         check_answers(config.address)
     except (OSError, ValueError) as error:
         raise _refusal(config, error) from None
+    if joining:
+        prepare_ray(config)
+        import ray
+
+        start_ray(config)
+        ray.shutdown()
 
 
 def _refusal(config: RayConfig, error: Exception) -> ClusterError:

@@ -128,7 +128,7 @@ def _drive(
         _check_services(overrides)
         study.reconfigure(overrides, keep=leads)
     if not study.over:
-        check_cluster(study.config.ray)
+        check_cluster(study.config.ray, joining=study.dense is None)
     problem = load_problem(study.config)
     exchange = Exchange(study.config.study.storage_path, study.folder)
     exchange.check()
