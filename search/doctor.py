@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any
 
 from hwmodel.errors import CrossfrontError, StudyError
+from hwmodel.extras import EXTRAS, hint, missing
 from search.environment import describe_environment
 from search.folder import StudyFolder, study_names
 
@@ -121,14 +122,19 @@ def _python() -> str:
 
 
 def _packages() -> str:
-    versions, missing = [], []
+    versions, absent = [], []
     for name in _PACKAGES:
         try:
             versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
-            missing.append(name)
-    if missing:
-        raise _Trouble(f"missing: {', '.join(missing)}", "install the project again: make setup")
+            absent.append(name)
+    extras = [extra for extra in EXTRAS if missing(extra)]
+    needed = [name for name in absent if not any(name in EXTRAS[extra] for extra in EXTRAS)]
+    if needed:
+        raise _Trouble(f"missing: {', '.join(needed)}", "install the project again: make setup")
+    if extras:
+        found = f"{', '.join(versions)}; without the extras {', '.join(extras)}"
+        raise _Trouble(found, f"if you want them: {hint(','.join(extras))}", verdict=WARNING)
     return ", ".join(versions)
 
 

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial
 from hwmodel.accelerator import CostModel
 from hwmodel.cost_report import CostNode
 from hwmodel.errors import OutOfRangeError
+from hwmodel.extras import need
 from hwmodel.layers import AnyLayer, split_layers
 from search.environment import describe_environment
 from search.figures import hardware_figures, search_figures, stored_layers
@@ -37,7 +38,12 @@ _MOST_REASONS = 200
 
 
 def write_report(study: Study) -> Path:
-    """Writes `report.html` beside the study's records."""
+    """Writes `report.html` beside the study's records.
+
+    Raises:
+        ConfigError: what draws it is not installed.
+    """
+    need("report", "report.html")
     path = study.folder.path / "report.html"
     path.write_text(_page(study), encoding="utf-8")
     return path

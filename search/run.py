@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hwmodel.errors import CrossfrontError, StorageError, StudyError
+from hwmodel.extras import hint, missing, need
 from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.exchange import Exchange
@@ -127,6 +128,8 @@ def _drive(
             )
         _check_services(overrides)
         study.reconfigure(overrides, keep=leads)
+    if study.config.mlflow.tracking_uri is not None:
+        need("tracking", "mlflow.tracking_uri")
     if not study.over:
         check_cluster(study.config.ray, joining=study.dense is None)
     problem = load_problem(study.config)
@@ -141,7 +144,8 @@ def _drive(
         if not leads:
             display.message("another process drives this study; joining it")
             _await_dense(study)
-        mirror = ending.enter_context(closing(MlflowMirror(study))) if leads else None
+        mirrors = leads and _has("tracking", "runs are not mirrored to MLflow", display)
+        mirror = ending.enter_context(closing(MlflowMirror(study))) if mirrors else None
         dense_s = _ensure_dense(study, problem, exchange, display) if leads else 0.0
         before = {trial.number for trial in study.ended()}
         spent = study.spent
@@ -162,7 +166,9 @@ def _drive(
         drop_checkpoints_off_front(study, exchange)
         for trial in study.front():
             exchange.bring(study.checkpoint(trial))
-        files = {**write_tables(study), "report": write_report(study)}
+        files = write_tables(study)
+        if _has("report", "no report.html is written", display):
+            files["report"] = write_report(study)
         mirrored = mirror is None or mirror.finish(
             files, complete=complete, dataset=problem.dataset
         )
@@ -179,6 +185,14 @@ def _drive(
         trials=study.spent - spent,
         mirrored=mirrored,
     )
+
+
+def _has(extra: str, otherwise: str, display: Display) -> bool:
+    """Whether an extra is installed; if not, the display is told what that means."""
+    absent = missing(extra)
+    if absent:
+        display.message(f"{otherwise} without {' and '.join(absent)}: {hint(extra)}")
+    return not absent
 
 
 def _check_services(overrides: Mapping[str, Mapping[str, Any]]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwmodel.errors import ConfigError
+from hwmodel.extras import hint, missing
 from search.cli.options import Json, Quiet, completes, given
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def compress(
     if made.dead_paths is not None:
         _print_dead_paths(made.dead_paths)
     print(f"exported   {to}; prove it with: crossfront verify {to}")
+    if missing("export"):
+        print(f"           without an ONNX graph: {hint('export')}")
 
 
 def verify(

@@ -233,9 +233,10 @@ def print_summary(study: Study, outcome: Outcome | None, *, quiet: bool = False)
         if folder.storage == DEFAULT_STORAGE
         else f" --storage {shlex.quote(str(folder.storage))}"
     )
+    report = folder.path / "report.html"
     lines += [
         f"study     {folder.path}",
-        f"report    {folder.path / 'report.html'}",
+        *([f"report    {report}"] if report.exists() else []),
         f"tables    {folder.path / 'front.parquet'}, trials.parquet",
         "next:",
         f"  crossfront ui {name}{option}",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwmodel.errors import ConfigError
+from hwmodel.extras import hint, missing, need
 from search.cli.options import LAWS, RULES, Json, Quiet, completes, given, studies
 from search.folder import DEFAULT_STORAGE
 
@@ -184,6 +185,8 @@ def export(
     from search.study import values
     from search.tracking import register_member
 
+    if register is not None:
+        need("tracking", "--register")
     study = open_study(name, storage)
     with progress_bars(quiet=quiet or as_json):
         trial = export_member(study, to, select=select, samples=samples)
@@ -194,6 +197,8 @@ def export(
     if quiet or as_json:
         return
     say(f"trial {trial.number} of {name} is in {to}; prove it with: crossfront verify {to}")
+    if missing("export"):
+        say(f"it has no ONNX graph: {hint('export')}")
     if version is not None:
         say(f"it is version {version} of the model {register}: models:/{register}/{version}")
 
@@ -214,6 +219,7 @@ def ui(
     from search.tracking import parent_address, tracking_uri
     from search.urls import shown
 
+    need("tracking", "crossfront ui")
     study = Study.open(StudyFolder(storage, name))
     check_tracking(study.config.mlflow.tracking_uri)
     uri, place = tracking_uri(study), parent_address(study)
