@@ -1,5 +1,6 @@
 """What the base installation does, and what it says where an extra is missing."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -43,9 +44,10 @@ def without(
     return subprocess.run(
         [sys.executable, "-c", WITHOUT.format(packages=packages) + code],
         cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(folder)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
+        timeout=120,
     )
 
 
@@ -68,7 +70,7 @@ from hwmodel.components import load_preset
 from hwmodel.accelerator import CostModel
 from hwmodel.adc import adc_law
 from hwmodel.geometry import LayerShape, plan_layer
-preset = load_preset("isaac")
+preset = load_preset("isaac-8bit-weights")
 shape = LayerShape(name="fc", rows=784, outputs=128)
 model = CostModel(preset=preset, law=adc_law("sar_split"))
 dense, pruned = (

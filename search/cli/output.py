@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from hwmodel.extras import missing
 from search.blame import why_empty
 from search.cli.progress import LINE_EVERY_S, Pace, draws_live
 from search.folder import DEFAULT_STORAGE
@@ -239,7 +240,7 @@ def print_summary(study: Study, outcome: Outcome | None, *, quiet: bool = False)
         *([f"report    {report}"] if report.exists() else []),
         f"tables    {folder.path / 'front.parquet'}, trials.parquet",
         "next:",
-        f"  crossfront ui {name}{option}",
+        *([] if missing("tracking") else [f"  crossfront ui {name}{option}"]),
         f"  crossfront export {name}{option} --select knee --to out/",
         "  crossfront verify out/",
     ]
