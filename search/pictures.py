@@ -137,7 +137,7 @@ def _figure(path: Path, *, width: float, height: float) -> "Iterator[Figure]":
         try:
             figure.savefig(path, metadata=dated)
         except OSError as error:
-            raise ConfigError(f"picture {path}: {error}") from None
+            raise ConfigError(f"picture {path}: {error.strerror or error}") from None
 
 
 def _answers(

@@ -187,6 +187,8 @@ def export(
 
     if register is not None:
         need("tracking", "--register")
+        if not register.strip():
+            raise ConfigError(f"--register is {register!r}; allowed: a model's name")
     study = open_study(name, storage)
     with progress_bars(quiet=quiet or as_json):
         trial = export_member(study, to, select=select, samples=samples)

@@ -1,6 +1,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -769,3 +770,26 @@ def test_scan_is_one_line_of_progress(
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "the scan is done: 2 candidates are measured"
     assert [line for line in said if "trial" in line] == said[1:] != []
+
+
+def test_long_scan_says_how_far_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    tables = {"fidelity": {"projection": True, "scan": 2}, "train": {"epochs": 1}}
+    study = new_study(tmp_path, tables)
+    study.enqueue([{"x": x} for x in (10, 20, 30, 40)], scan=True)
+    clock = iter(range(0, 10_000, 6))
+    monkeypatch.setattr("search.cli.output.time.monotonic", lambda: next(clock))
+    display = StudyDisplay()
+    display.update(study)
+    for _ in range(3):
+        try_one(study, done(0.8, 0.5))
+        display.update(study)
+    said = capsys.readouterr().err
+    assert re.search(r"scanned [23]/4, \d\.?\d*/(min|s), 0:0\d:\d\d left", said)
+
+
+def test_export_to_a_model_without_a_name_is_refused_first(run: Run, study: Study) -> None:
+    message = one_line(run("export", "tiny", "--to", "out", "--register", " "))
+    assert "--register is ' '; allowed: a model's name" in message
