@@ -192,12 +192,14 @@ def _disk(storage: Path) -> str:
 
 
 def _study(storage: Path, name: str) -> str:
-    from search.study import Study
+    from search.study import Study, candidate_of
 
     try:
         study = Study.open(StudyFolder(storage, name))
         study.counts()
         study.front_means()
+        for trial in study.front():
+            candidate_of(trial)
     except StudyError as error:
         mend = error.mend or f"mend what it names, or move {storage / name} away"
         raise _Trouble(error.found, mend) from None
