@@ -11,7 +11,7 @@
     |-- CheckpointError     a checkpoint or export folder
     |-- DivergedError       a training run whose loss is no longer finite
     |-- StorageError        a disk that is full, or refuses to be written
-    |-- StudyError          a study that exists, is missing or cannot be written
+    |-- StudyError          a study that exists, is missing, damaged or cannot be written
     |-- TrackingError       a tracking server that cannot be reached
     `-- ClusterError        a Ray cluster that cannot be used, or a job that it does not know
 
@@ -82,7 +82,17 @@ class StorageError(CrossfrontError):
 
 
 class StudyError(CrossfrontError):
-    """A study that exists already, is missing or cannot be written."""
+    """A study that exists already, is missing, damaged or cannot be written.
+
+    Args:
+        found: what is wrong.
+        mend: what to do about it.
+    """
+
+    def __init__(self, found: str, mend: str = "") -> None:
+        super().__init__(f"{found}; {mend}" if mend else found)
+        self.found = found
+        self.mend = mend
 
 
 class TrackingError(CrossfrontError):

@@ -152,6 +152,7 @@ def create_study(config: Config, storage: str | Path = DEFAULT_STORAGE) -> "Stud
     from search.evaluate import check_problem, load_problem
     from search.exchange import Exchange
     from search.mlflow_store import check_tracking
+    from search.ray_session import check_cluster
     from search.run import make_space
     from search.study import Study
     from search.warm_start import warm_starts
@@ -162,6 +163,7 @@ def create_study(config: Config, storage: str | Path = DEFAULT_STORAGE) -> "Stud
         problem = load_problem(settings)
         warm_starts(folder, settings, make_space(problem))
         check_problem(problem)
+        check_cluster(settings.ray)
         check_tracking(settings.mlflow.tracking_uri)
         Exchange(settings.study.storage_path, folder).check()
     return Study.create(folder, settings)

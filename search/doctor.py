@@ -5,13 +5,17 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
-from hwmodel.errors import CrossfrontError
+from hwmodel.errors import CrossfrontError, StudyError
+from hwmodel.extras import EXTRAS, hint, missing
+from search.environment import describe_environment
 from search.folder import StudyFolder, study_names
 
 __all__ = ["BROKEN", "OK", "WARNING", "Check", "examine"]
@@ -20,6 +24,14 @@ OK, WARNING, BROKEN = "ok", "warning", "broken"
 
 _LEAST_GB = 2.0
 _PATIENCE_S = 60.0
+_NODE_PATIENCE_S = 30.0
+_MENDS = {
+    True: "install the cluster's Ray and Python here, or ours there; they must be the same",
+    False: "start its head (ray start --head), or search on this machine alone",
+}
+"""Of a cluster that cannot be joined: whether it is because of its versions."""
+_SAME = ("ray", "crossfront", "torch")
+"""Packages whose versions have to be the same on every node."""
 _PACKAGES = ("ray", "optuna", "mlflow", "pyarrow", "onnxruntime", "plotly")
 
 
@@ -50,11 +62,14 @@ def examine(storage: Path, tracking_uri: str | None, address: str | None) -> lis
         "threads": _threads,
         "storage": lambda: _storage(storage),
         "disk": lambda: _disk(storage),
-        "studies": lambda: _studies(storage),
         "tracking": lambda: _tracking(tracking_uri),
         "Ray": lambda: _ray(address),
     }
-    return [_in_time(name, look) for name, look in checks.items()]
+    found = [_in_time(name, look) for name, look in checks.items()]
+    studies = [_in_time("study", partial(_study, storage, name)) for name in study_names(storage)]
+    damaged = [check for check in studies if check.verdict != OK]
+    readable = f"{len(studies) - len(damaged)} can be read"
+    return [*found, Check(name="studies", verdict=OK, found=readable), *damaged]
 
 
 class _Trouble(Exception):
@@ -107,14 +122,19 @@ def _python() -> str:
 
 
 def _packages() -> str:
-    versions, missing = [], []
+    versions, absent = [], []
     for name in _PACKAGES:
         try:
             versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
-            missing.append(name)
-    if missing:
-        raise _Trouble(f"missing: {', '.join(missing)}", "install the project again: make setup")
+            absent.append(name)
+    extras = [extra for extra in EXTRAS if missing(extra)]
+    needed = [name for name in absent if not any(name in EXTRAS[extra] for extra in EXTRAS)]
+    if needed:
+        raise _Trouble(f"missing: {', '.join(needed)}", "install the project again: make setup")
+    if extras:
+        found = f"{', '.join(versions)}; without the extras {', '.join(extras)}"
+        raise _Trouble(found, f"if you want them: {hint(','.join(extras))}", verdict=WARNING)
     return ", ".join(versions)
 
 
@@ -171,19 +191,19 @@ def _disk(storage: Path) -> str:
     return found
 
 
-def _studies(storage: Path) -> str:
-    from search.study import Study
+def _study(storage: Path, name: str) -> str:
+    from search.study import Study, candidate_of
 
-    damaged = []
-    names = study_names(storage)
-    for name in names:
-        try:
-            Study.open(StudyFolder(storage, name)).counts()
-        except CrossfrontError as error:
-            damaged.append(str(error))
-    if damaged:
-        raise _Trouble("; ".join(damaged))
-    return f"{len(names)} can be read"
+    try:
+        study = Study.open(StudyFolder(storage, name))
+        study.counts()
+        study.front_means()
+        for trial in study.front():
+            candidate_of(trial)
+    except StudyError as error:
+        mend = error.mend or f"mend what it names, or move {storage / name} away"
+        raise _Trouble(error.found, mend) from None
+    return "can be read"
 
 
 def _tracking(uri: str | None) -> str:
@@ -201,20 +221,81 @@ def _tracking(uri: str | None) -> str:
 
 def _ray(address: str | None) -> str:
     from search.config import RayConfig
-    from search.ray_session import prepare_ray, start_ray
+    from search.ray_session import OTHER_VERSIONS, prepare_ray, start_ray
 
     if address is None:
         return "starts on this machine; a cluster: --address"
-    prepare_ray(local=False)
+    config = RayConfig(address=address)
+    prepare_ray(config)
     try:
-        start_ray(RayConfig(address=address))
+        start_ray(config)
     except CrossfrontError as error:
-        mend = "start its head (ray start --head), or search on this machine alone"
-        raise _Trouble(str(error), mend) from None
+        raise _Trouble(str(error), _MENDS[OTHER_VERSIONS in str(error)]) from None
     import ray
 
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    cpus = sum(node["Resources"].get("CPU", 0) for node in alive)
-    gpus = sum(node["Resources"].get("GPU", 0) for node in alive)
-    ray.shutdown()
-    return f"{len(alive)} nodes with {cpus:g} CPUs and {gpus:g} GPUs, Ray {ray.__version__}"
+    try:
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        cpus = sum(node["Resources"].get("CPU", 0) for node in alive)
+        gpus = sum(node["Resources"].get("GPU", 0) for node in alive)
+        nodes = f"{len(alive)} node{'s' * (len(alive) != 1)} with {cpus:g} CPUs and {gpus:g} GPUs"
+        return f"{nodes}; {_same_versions(_versions_of_nodes(alive), _versions())}"
+    finally:
+        ray.shutdown()
+
+
+def _versions_of_nodes(nodes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str] | None]:
+    """Versions on each node of the cluster by its address; None of one that does not answer."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    packages = _SAME
+
+    def look() -> dict[str, str]:  # sent as it is: a node may have no Crossfront to look it up in
+        import importlib.metadata
+        import platform
+
+        found = {"Python": platform.python_version()}
+        for name in packages:
+            try:
+                found[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                found[name] = "not installed"
+        return found
+
+    task = ray.remote(num_cpus=0)(look)
+    asked = {}
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
+        name = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
+        asked[name] = task.options(scheduling_strategy=there).remote()
+    ray.wait(list(asked.values()), num_returns=len(asked), timeout=_NODE_PATIENCE_S)
+    found: dict[str, dict[str, str] | None] = {}
+    for name, answer in asked.items():
+        try:
+            found[name] = ray.get(answer, timeout=0)
+        except ray.exceptions.RayError:
+            found[name] = None
+    return found
+
+
+def _same_versions(found: Mapping[str, Mapping[str, str] | None], own: Mapping[str, str]) -> str:
+    """What all nodes have, if it is what this machine has."""
+    odd = []
+    for node, versions in found.items():
+        if versions is None:
+            odd.append(f"node {node} does not run tasks")
+            continue
+        differing = [f"{name} {versions[name]}" for name in own if versions[name] != own[name]]
+        if differing:
+            odd.append(f"node {node} has {', '.join(differing)}")
+    ours = ", ".join(f"{name} {number}" for name, number in own.items())
+    if odd:
+        mend = "install the same versions on every node, or leave out those that do not answer"
+        raise _Trouble(f"{'; '.join(odd)}; here it is {ours}", mend)
+    return f"everywhere {ours}"
+
+
+def _versions() -> dict[str, str]:
+    """Versions here of what has to be the same on every node."""
+    here = describe_environment()
+    return {"Python": here["python"], **{name: here["packages"][name] for name in _SAME}}

@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.objectives import ACCURACIES
 from search.study import Study, status, values
+from trainers.progress import track
 
 __all__ = ["importances", "sensitivities"]
 
@@ -30,15 +31,23 @@ def importances(study: Study) -> dict[str, dict[str, float]]:
     ]
     if len(rows) < _LEAST_TRIALS:
         return {}
+    objectives = study.config.study.objectives
+    signs = [-1.0 if name in ACCURACIES else 1.0 for name in objectives]
     found = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # Of an evaluator that may change, of low targets being good, and of rare dimensions.
+        warnings.simplefilter("ignore", UserWarning)
+        copied = optuna.create_study(directions=["minimize"] * len(objectives))
+        for trial, measured in track(rows, "importances, trials", len(rows)):
+            losses = [sign * measured[name] for sign, name in zip(signs, objectives, strict=True)]
+            copied.add_trial(_trial(trial, losses))
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        for name in study.config.study.objectives:
-            sign = -1.0 if name in ACCURACIES else 1.0
-            copied = optuna.create_study()
-            copied.add_trials([_trial(trial, sign * measured[name]) for trial, measured in rows])
-            shares = optuna.importance.get_param_importances(copied, evaluator=evaluator)
+        for index, name in track(enumerate(objectives), "importances, objectives", len(objectives)):
+            shares = optuna.importance.get_param_importances(
+                copied,
+                evaluator=evaluator,
+                target=lambda trial, index=index: trial.values[index],  # type: ignore[misc]
+            )
             found[name] = {parameter: float(share) for parameter, share in shares.items()}
     return found
 
@@ -75,10 +84,10 @@ def _changed(mildest: FrozenTrial, trial: FrozenTrial) -> list[str]:
     return [name for name in names if mildest.params.get(name) != trial.params.get(name)]
 
 
-def _trial(trial: FrozenTrial, value: float) -> FrozenTrial:
+def _trial(trial: FrozenTrial, losses: list[float]) -> FrozenTrial:
     return create_trial(
         state=TrialState.COMPLETE,
         params=trial.params,
         distributions=trial.distributions,
-        value=value,
+        values=losses,
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hwmodel.errors import CheckpointError, TrackingError
+from hwmodel.extras import need
 from search.mlflow_models import drop_models, log_model, register_model
 from search.urls import shown
 
@@ -346,6 +347,7 @@ def reason(error: BaseException) -> str:
 
 def _connect(uri: str) -> Any:
     """A client of a store that answers and lets us in."""
+    need("tracking", f"tracking store {shown(uri)}")
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     # Standard output is ours, and each link costs two requests.
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"

@@ -18,8 +18,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from hwmodel.accelerator import CostModel
 from hwmodel.cost_report import CostNode
 from hwmodel.errors import OutOfRangeError
+from hwmodel.extras import need
 from hwmodel.layers import AnyLayer, split_layers
 from search.environment import describe_environment
 from search.figures import hardware_figures, search_figures, stored_layers
@@ -27,6 +29,7 @@ from search.objectives import COSTS
 from search.report import over_seeds, ratios
 from search.study import MEASURED, Study, candidate_of, status, values
 from search.units import AXES, display_name, display_number
+from trainers.progress import track
 
 __all__ = ["write_report"]
 
@@ -35,7 +38,12 @@ _MOST_REASONS = 200
 
 
 def write_report(study: Study) -> Path:
-    """Writes `report.html` beside the study's records."""
+    """Writes `report.html` beside the study's records.
+
+    Raises:
+        ConfigError: what draws it is not installed.
+    """
+    need("report", "report.html")
     path = study.folder.path / "report.html"
     path.write_text(_page(study), encoding="utf-8")
     return path
@@ -104,14 +112,15 @@ def _data(study: Study, stored: Mapping[str, Sequence[AnyLayer]]) -> dict[str, A
         columns[name] = [float(f"{mean[name] * AXES[name][1]:.6g}") for mean in found]
         axes.append({"name": name, "label": display_name(name), "cost": name in COSTS})
     dense = {} if study.dense is None else dict(study.dense.values)
+    model = study.config.hardware.cost_model()
+    rows = track(zip(trials, found, strict=True), "report, candidates", len(trials))
     return {
         "objectives": list(study.config.study.objectives),
         "axes": axes,
         "dense": {name: dense[name] * AXES[name][1] for name in names if name in dense},
         "trials": columns,
         "details": {
-            trial.number: _details(study, trial, mean, front, stored)
-            for trial, mean in zip(trials, found, strict=True)
+            trial.number: _details(study, trial, mean, front, stored, model) for trial, mean in rows
         },
     }
 
@@ -129,6 +138,7 @@ def _details(
     mean: dict[str, float],
     front: set[int],
     stored: Mapping[str, Sequence[AnyLayer]],
+    model: CostModel,
 ) -> dict[str, Any]:
     """What is shown of a candidate that is looked at."""
     candidate, evaluation = candidate_of(trial), trial.user_attrs["evaluation"]
@@ -153,7 +163,7 @@ def _details(
         found["command"] = _command(study, trial)
     if layers:
         try:
-            tree = study.config.hardware.cost_model().evaluate(layers).tree
+            tree = model.evaluate(layers).tree
         except OutOfRangeError:
             return found
         found["tree"] = _node(tree)

@@ -10,6 +10,7 @@ from hwmodel.adc import AdcCost, AdcLaw
 from hwmodel.compare import breakdown
 from hwmodel.cost_report import CostReport
 from hwmodel.errors import ConfigError, OutOfRangeError
+from hwmodel.extras import need
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,6 +64,7 @@ def cost_breakdown(reports: Mapping[str, CostReport], path: Path) -> None:
     Raises:
         ConfigError: another ending, or a file that cannot be written.
     """
+    need("report", f"picture {path}")
     import matplotlib as mpl
 
     first = next(iter(reports.values()))
@@ -123,6 +125,7 @@ def _figure(path: Path, *, width: float, height: float) -> "Iterator[Figure]":
     """
     if path.suffix.lower() not in _FORMATS:
         raise ConfigError(f"picture is {str(path)!r}; allowed: a file {' or '.join(_FORMATS)}")
+    need("report", f"picture {path}")
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -134,7 +137,7 @@ def _figure(path: Path, *, width: float, height: float) -> "Iterator[Figure]":
         try:
             figure.savefig(path, metadata=dated)
         except OSError as error:
-            raise ConfigError(f"picture {path}: {error}") from None
+            raise ConfigError(f"picture {path}: {error.strerror or error}") from None
 
 
 def _answers(

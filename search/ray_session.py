@@ -7,8 +7,10 @@ import socket
 from hwmodel.errors import ClusterError
 from search.config import RayConfig
 
-__all__ = ["check_answers", "prepare_ray", "start_ray"]
+__all__ = ["OTHER_VERSIONS", "check_answers", "check_cluster", "prepare_ray", "start_ray"]
 
+OTHER_VERSIONS = "Version mismatch"
+"""Ray's word for a cluster that runs another Ray or Python."""
 _SETTINGS = b"\x04"
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)
 """How a client of HTTP/2, which Ray speaks, begins: its preface and an empty frame of settings,
@@ -25,14 +27,11 @@ def start_ray(config: RayConfig) -> None:
     from ray.exceptions import AuthenticationError
 
     if config.address is not None and not config.local:
+        check_cluster(config)
         try:
-            check_answers(config.address)
             ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError, AuthenticationError) as error:
-            reason = " ".join(str(error).split())
-            raise ClusterError(
-                f"Ray cluster {config.address!r} cannot be joined: {reason}"
-            ) from None
+            raise _refusal(config, error) from None
         return
     ray.init(
         address="local",
@@ -42,6 +41,34 @@ def start_ray(config: RayConfig) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+
+
+def check_cluster(config: RayConfig, *, joining: bool = False) -> None:
+    """Refuses a cluster whose head does not answer, before anything is done for it.
+
+    Args:
+        config: a local Ray always answers.
+        joining: join it for a moment, too: it may have other versions, or ask for a token.
+
+    Raises:
+        ClusterError: naming the address and the reason.
+    """
+    if config.address is None or config.local:
+        return
+    try:
+        check_answers(config.address)
+    except (OSError, ValueError) as error:
+        raise _refusal(config, error) from None
+    if joining:
+        prepare_ray(config)
+        import ray
+
+        start_ray(config)
+        ray.shutdown()
+
+
+def _refusal(config: RayConfig, error: Exception) -> ClusterError:
+    return ClusterError(f"Ray cluster {config.address!r} cannot be joined: {_reason(error)}")
 
 
 def check_answers(address: str) -> None:
@@ -66,9 +93,35 @@ def check_answers(address: str) -> None:
                 raise ConnectionError("what listens there is not Ray")
 
 
-def prepare_ray(*, local: bool) -> None:
+def _reason(error: BaseException) -> str:
+    """Why a cluster does not let this process in, in one line."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    text = " ".join(" ".join(map(str, causes)).split())
+    if "InvalidAuthToken" in text or "AuthenticationError" in text:
+        return (
+            "it asks for a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH to the cluster's own"
+        )
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _only_on_loopback(address: str | None) -> bool:
+    """Whether a head listens on 127.0.0.1 and nowhere else: not even next to it."""
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if host not in ("127.0.0.1", "localhost") or not port.isdecimal():
+        return False
+    try:
+        socket.create_connection(("127.0.0.2", int(port)), timeout=1).close()
+    except (OSError, OverflowError):
+        return True
+    return False
+
+
+def prepare_ray(config: RayConfig) -> None:
     """Settings that Ray reads from the environment when it is imported."""
-    if local:
+    if config.local or _only_on_loopback(config.address):
         # Makes Ray take the loopback address for its node, and so listen on nothing else.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     for name, value in {

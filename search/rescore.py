@@ -12,6 +12,7 @@ from search.front import hypervolume, nondominated
 from search.objectives import COSTS, cost_values
 from search.repeats import REPEATED, spreads
 from search.study import Study, status
+from trainers.progress import track
 
 __all__ = ["Rescored", "rescore"]
 
@@ -50,7 +51,8 @@ def rescore(study: Study, law: str) -> Rescored:
     model = replace(study.config.hardware, law=law).cost_model()
     dense = _values(study.dense, model, "the dense baseline")
     priced = []
-    for trial in study.measured():
+    measured = study.measured()
+    for trial in track(measured, f"pricing under {model.law.name}, trials", len(measured)):
         seeds = [trial, *(t for t in study.repeats(trial) if status(t) == REPEATED)]
         found = {n: s.mean for n, s in spreads([_priced(t, model) for t in seeds]).items()}
         if all(bound.violation(found, dense) <= 0 for bound in study.config.study.bounds):

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hwmodel.errors import CrossfrontError, StorageError, StudyError
+from hwmodel.extras import hint, missing, need
+from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.exchange import Exchange
 from search.head import PATIENCE_S, HeadWatch
 from search.inputs import send_inputs
+from search.mlflow_store import check_tracking
 from search.page import write_report
-from search.ray_session import prepare_ray, start_ray
+from search.ray_session import check_cluster, prepare_ray, start_ray
 from search.report import write_tables
 from search.storage import disk_errors
 from search.study import Study, root_of, seconds_of
@@ -123,7 +126,12 @@ def _drive(
                 f"study {study.folder.name!r} is being run by another process; its "
                 f"{', '.join(shared)} can be changed once that has ended"
             )
+        _check_services(overrides)
         study.reconfigure(overrides, keep=leads)
+    if study.config.mlflow.tracking_uri is not None:
+        need("tracking", "mlflow.tracking_uri")
+    if not study.over:
+        check_cluster(study.config.ray, joining=study.dense is None)
     problem = load_problem(study.config)
     exchange = Exchange(study.config.study.storage_path, study.folder)
     exchange.check()
@@ -136,7 +144,8 @@ def _drive(
         if not leads:
             display.message("another process drives this study; joining it")
             _await_dense(study)
-        mirror = ending.enter_context(closing(MlflowMirror(study))) if leads else None
+        mirrors = leads and _has("tracking", "runs are not mirrored to MLflow", display)
+        mirror = ending.enter_context(closing(MlflowMirror(study))) if mirrors else None
         dense_s = _ensure_dense(study, problem, exchange, display) if leads else 0.0
         before = {trial.number for trial in study.ended()}
         spent = study.spent
@@ -152,15 +161,17 @@ def _drive(
             raise error
         search_s = time.perf_counter() - started
         study.leave()
+        display.close()
         complete = study.over
         drop_checkpoints_off_front(study, exchange)
         for trial in study.front():
             exchange.bring(study.checkpoint(trial))
-        files = {**write_tables(study), "report": write_report(study)}
+        files = write_tables(study)
+        if _has("report", "no report.html is written", display):
+            files["report"] = write_report(study)
         mirrored = mirror is None or mirror.finish(
             files, complete=complete, dataset=problem.dataset
         )
-    display.close()
     if error is not None:
         raise error
     new = [seconds_of(trial) for trial in study.ended() if trial.number not in before]
@@ -174,6 +185,25 @@ def _drive(
         trials=study.spent - spent,
         mirrored=mirrored,
     )
+
+
+def _has(extra: str, otherwise: str, display: Display) -> bool:
+    """Whether an extra is installed; if not, the display is told what that means."""
+    absent = missing(extra)
+    if absent:
+        display.message(f"{otherwise} without {' and '.join(absent)}: {hint(extra)}")
+    return not absent
+
+
+def _check_services(overrides: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses a cluster or a tracking server that does not answer before the study is told of it.
+
+    Raises:
+        ClusterError: a cluster.
+        TrackingError: a tracking server.
+    """
+    check_cluster(RayConfig(**{"address": None, **overrides.get("ray", {})}))
+    check_tracking(overrides.get("mlflow", {}).get("tracking_uri"))
 
 
 def _await_dense(study: Study) -> None:
@@ -283,7 +313,7 @@ def _search(
     display: Display,
 ) -> tuple[float, CrossfrontError | None]:
     """Runs Ray Tune; returns the driver's own seconds, and why proposals ended early, if so."""
-    prepare_ray(local=study.config.ray.local)
+    prepare_ray(study.config.ray)
     from search.searcher import StudySearcher
 
     def on_change() -> None:

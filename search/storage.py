@@ -5,7 +5,9 @@ drivers on several machines whose shared file system is not to be trusted with a
 """
 
 import errno
+import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,8 +19,9 @@ from hwmodel.errors import StorageError, StudyError
 from search.folder import StudyFolder
 from search.urls import shown
 
-__all__ = ["disk_errors", "make_storage", "open_storage"]
+__all__ = ["disk_errors", "load_study", "make_storage"]
 
+_FROM_A_COPY = "take it from a copy, or search anew under another name"
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -41,15 +44,62 @@ def make_storage(folder: StudyFolder, database: str | None) -> BaseStorage:
     return storage
 
 
-def open_storage(folder: StudyFolder) -> BaseStorage:
-    """The storage of a study that exists.
+def load_study(folder: StudyFolder) -> optuna.Study:
+    """The study of a folder.
 
     Raises:
-        StudyError: a database that cannot be reached.
+        StudyError: records that cannot be read, or a database that cannot be reached.
     """
-    if folder.database.exists():
-        return _connect(folder.database.read_text(encoding="utf-8").strip())
-    return _journal(folder)
+    try:
+        if folder.database.exists():
+            storage = _connect(folder.database.read_text(encoding="utf-8").strip())
+        else:
+            storage = _journal(folder)
+        names = [found.study_name for found in storage.get_all_studies()]
+        if folder.name in names:
+            return optuna.load_study(study_name=folder.name, storage=storage)
+    except OSError as error:
+        raise StudyError(f"{folder.path}: cannot be read ({error.strerror or error})") from None
+    except (AssertionError, LookupError, TypeError, ValueError) as error:
+        raise _damage(folder, error) from None
+    if not names and folder.journal.exists() and folder.journal.stat().st_size:
+        raise StudyError(f"{folder.journal}: its first records are missing", _FROM_A_COPY)
+    if not names:
+        raise StudyError(
+            f"{folder.journal}: holds no study",
+            f"delete {folder.path} to search anew under that name",
+        )
+    raise StudyError(
+        f"{folder.path}: holds no study {folder.name!r} but {', '.join(map(repr, names))}",
+        "a study goes by the name that it was made with: rename the folder",
+    )
+
+
+def _damage(folder: StudyFolder, error: Exception) -> StudyError:
+    """Which line of a journal cannot be read, and how to keep what comes before."""
+    journal = folder.journal
+    for number, line in enumerate(journal.read_bytes().splitlines(), 1):
+        if _is_record(line):
+            continue
+        if number == 1:  # nothing of it can be kept
+            break
+        return StudyError(
+            f"{journal}: line {number} is damaged",
+            f"keep a copy, and cut the file off there, which loses what was recorded later: "
+            f"sed -i '{number},$d' {shlex.quote(str(journal))}",
+        )
+    return StudyError(
+        f"{journal}: damaged, or written by another Optuna ({type(error).__name__}: {error})",
+        _FROM_A_COPY,
+    )
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and "op_code" in record
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from search.objectives import ACCURACIES, direction, parse_bound
 from search.repeats import REPEATED, Repeat, Spread, repeat_by, spreads
 from search.rungs import goes_on
 from search.samplers import make_sampler
-from search.storage import make_storage, open_storage
+from search.storage import load_study, make_storage
 from spaces.candidate import Candidate
 from spaces.space import Space
 
@@ -171,28 +171,24 @@ class Study:
             raise StudyError(
                 f"no study {folder.name!r} in {str(folder.storage)!r}; studies there: {names}"
             )
-        try:
-            handle = optuna.load_study(study_name=folder.name, storage=open_storage(folder))
-        except KeyError:
-            raise StudyError(f"{folder.journal}: holds no study {folder.name!r}") from None
-        except ValueError as error:
-            raise StudyError(f"{folder.journal}: damaged ({error})") from None
+        handle = load_study(folder)
         header = handle.user_attrs.get(_HEADER)
         if header is None:
             raise StudyError(
-                f"study {folder.name!r} was never finished being made; delete {folder.path}"
+                f"study {folder.name!r} was never finished being made", f"delete {folder.path}"
             )
         if header.get("format") != FORMAT:
             raise StudyError(
                 f"study {folder.name!r} has format {header.get('format')!r}; this version reads "
-                f"{FORMAT}; {_OTHER_VERSION}"
+                f"{FORMAT}",
+                _OTHER_VERSION,
             )
         try:
             config = read_config(header["config"])
         except ConfigError as error:
             raise StudyError(
-                f"study {folder.name!r} has settings that this version does not know: {error}; "
-                f"{_OTHER_VERSION}"
+                f"study {folder.name!r} has settings that this version does not know: {error}",
+                _OTHER_VERSION,
             ) from None
         return cls(folder, handle, config)
 
@@ -879,7 +875,7 @@ def is_feasible(trial: FrozenTrial) -> bool:
 
 def values(trial: FrozenTrial) -> dict[str, float]:
     """Everything that a complete trial measured, by objective."""
-    return dict(trial.user_attrs["evaluation"]["values"])
+    return dict(_recorded(trial, "evaluation")["values"])
 
 
 def seconds_of(trial: FrozenTrial) -> dict[str, float]:
@@ -903,7 +899,22 @@ def root_of(trial: FrozenTrial) -> int:
 
 def candidate_of(trial: FrozenTrial) -> Candidate:
     """The candidate of a trial."""
-    return Candidate.from_json(trial.user_attrs["candidate"])
+    return Candidate.from_json(_recorded(trial, "candidate"))
+
+
+def _recorded(trial: FrozenTrial, name: str) -> Any:
+    """What the study recorded of a trial that was measured.
+
+    Raises:
+        StudyError: it did not.
+    """
+    try:
+        return trial.user_attrs[name]
+    except KeyError:
+        raise StudyError(
+            f"trial {trial.number} has no {name}: records of the study are missing",
+            "take the journal from a copy, or search anew under another name",
+        ) from None
 
 
 def _not_finite(found: Mapping[str, float]) -> str | None:

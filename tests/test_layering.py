@@ -27,6 +27,7 @@ SEEN_BY_TRAINERS = (
     "hwmodel.circulant",
     "hwmodel.crossbar",
     "hwmodel.errors",
+    "hwmodel.extras",
     "hwmodel.geometry",
     "hwmodel.layers",
     *NEEDS_TORCH,

@@ -2,13 +2,14 @@
 
 The graphs compute the same integers as the crossbars: inputs coded, a convolution or linear
 product of integer-valued weights, scales applied after. Both are run against the checkpoint on the
-samples before they are written down as good: layer by layer on equal inputs, and as a whole.
+samples before they are written down as good: layer by layer on equal inputs, and as a whole. ONNX
+needs the extra `export`; without it that graph is left out.
 """
 
 import copy
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwmodel.errors import CheckpointError
+from hwmodel.extras import missing
 from trainers.checkpoint import (
     MANIFEST,
     WEIGHTS,
@@ -28,6 +30,7 @@ from trainers.checkpoint import (
 from trainers.data import ImageSet
 from trainers.fit import accuracy
 from trainers.integer import CrossbarLayer
+from trainers.progress import track
 from trainers.quantise import quantise_activations
 
 __all__ = [
@@ -45,6 +48,7 @@ ONNX_FILE = "network.onnx"
 PROGRAM_FILE = "network.pt2"
 SAMPLES_FILE = "samples.safetensors"
 _PROOF_IMAGES = 32
+_GRAPH_STEPS = 3
 
 
 def export_folder(
@@ -75,9 +79,12 @@ def export_folder(
         proof = images[:_PROOF_IMAGES].repeat(2 if len(images) == 1 else 1, 1, 1, 1)
         with torch.no_grad():
             expected = checkpoint.network(proof)
-        _export_graphs(plain_network(checkpoint.network, proof), proof, draft)
+        graphs = _export_graphs(plain_network(checkpoint.network, proof), proof, draft)
+        for _ in track(graphs, "export of graphs, steps", _GRAPH_STEPS):
+            pass
         prove("torch.export", expected, _program_logits(draft / PROGRAM_FILE, proof))
-        prove("ONNX", expected, onnx_logits(draft / ONNX_FILE, proof))
+        if not missing("export"):
+            prove("ONNX", expected, onnx_logits(draft / ONNX_FILE, proof))
         recorded = {"count": len(samples), "accuracy": accuracy(checkpoint.network, samples)}
         write_manifest(draft, {**checkpoint.manifest, **(facts or {}), "samples": recorded})
     return target
@@ -164,13 +171,17 @@ def plain_network(network: nn.Module, images: Tensor) -> nn.Module:
     return plain
 
 
-def _export_graphs(graph: nn.Module, images: Tensor, folder: Path) -> None:
-    """Writes the torch.export and ONNX files, both with a free batch size."""
+def _export_graphs(graph: nn.Module, images: Tensor, folder: Path) -> Iterator[None]:
+    """Writes the torch.export file and, with the extra for it, ONNX's; with a free batch size."""
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(graph, (images,), dynamic_shapes=({0: batch},))
+        yield
         torch.export.save(program, folder / PROGRAM_FILE)
+        yield
+        if missing("export"):
+            return
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(
             program,
@@ -181,6 +192,7 @@ def _export_graphs(graph: nn.Module, images: Tensor, folder: Path) -> None:
             external_data=False,
             verbose=False,
         )
+        yield
 
 
 def _program_logits(path: Path, images: Tensor) -> Tensor:

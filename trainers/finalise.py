@@ -14,6 +14,7 @@ from hwmodel.geometry import LayerShape
 from trainers.data import Batches, ImageSet
 from trainers.integer import IntegerLayer, install
 from trainers.method import Method
+from trainers.progress import track
 from trainers.quantise import ActivationRange
 from trainers.reconstruct import reconstruct
 from trainers.tracing import crossbar_modules
@@ -61,7 +62,8 @@ def finalise(
     limits = {name: target.spec.input_limit for name, target in method.targets.items()}
     ranges = activation_ranges(network, images, limits)
     layers = {}
-    for name, module in method.modules.items():
+    modules = track(method.modules.items(), "certificates, layers", len(method.modules))
+    for name, module in modules:
         target = method.targets[name]
         integers = method.quantise(name, module.weight.detach())
         try:

@@ -189,7 +189,8 @@ def accuracy(network: nn.Module, images: ImageSource, *, batch_size: int = 500) 
     device = next((t.device for t in [*network.parameters(), *network.buffers()]), "cpu")
     network.eval()
     batches = images.batches(batch_size, seed=0, device=device, shuffle=False)
-    correct = sum(int((network(x).argmax(dim=1) == y).sum()) for x, y in batches.epoch(0))
+    watched = track(batches.epoch(0), "measuring accuracy, batches", len(batches))
+    correct = sum(int((network(x).argmax(dim=1) == y).sum()) for x, y in watched)
     return correct / len(images)
 
 

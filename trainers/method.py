@@ -22,6 +22,7 @@ from hwmodel.mapping import MatrixLayout
 from hwmodel.segment_mask import SegmentMask
 from trainers.constraints import Constraint, Unconstrained
 from trainers.packing import strongest_layout
+from trainers.progress import track
 from trainers.quantise import quantise_weight
 from trainers.tracing import (
     CrossbarModule,
@@ -187,7 +188,8 @@ class Method:
     @torch.no_grad()
     def finalize(self) -> None:
         """Leaves plain weights that lie in their sets; the network is trained no further."""
-        for name, module in self.modules.items():
+        layers = track(self.modules.items(), "projection, layers", len(self.modules))
+        for name, module in layers:
             module.weight.copy_(self.project(name, module.weight))
 
     def facts(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from hwmodel.slice_statistics import SliceStatistics, merge_statistics, slice_st
 from trainers.data import ImageSet
 from trainers.fit import accuracy
 from trainers.integer import EVERY_READING, CrossbarLayer, integer_layers
+from trainers.progress import track
 
 __all__ = ["COVERED_SHARE", "SliceReport", "clipped_network", "slice_report"]
 
@@ -66,9 +67,10 @@ def slice_report(network: nn.Module, images: ImageSet) -> SliceReport:
         network: finalised.
         images: classified with the certified ADCs and with the smaller ones.
     """
+    stored = integer_layers(network)
     layers = {
         name: slice_statistics(layer.weight_q, layer.spec, layer.layout)
-        for name, layer in integer_layers(network).items()
+        for name, layer in track(stored.items(), "bit slices, layers", len(stored))
     }
     groups = merge_statistics(layers.values())
     clipped_bits = tuple(group.covering_bits(COVERED_SHARE) for group in groups)

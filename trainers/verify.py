@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hwmodel.errors import CertificateError, CheckpointError
+from hwmodel.extras import need
 from hwmodel.nonideality import Nonideality
 from trainers.checkpoint import MANIFEST, changed_files, load_checkpoint
 from trainers.data import ImageSet
@@ -87,15 +88,20 @@ def verify_folder(folder: Path, *, images: int = 256) -> Verification:
 
     Raises:
         CheckpointError: a folder that is not an export, or unreadable files.
+        ConfigError: an ONNX graph, and nothing installed that runs it.
         MappingError: weights that the crossbars cannot even store.
     """
     checkpoint = load_checkpoint(folder)
+    has_onnx = ONNX_FILE in checkpoint.manifest["digests"]
+    if has_onnx:
+        need("export", f"proving {folder / ONNX_FILE}")
     samples = _read_samples(folder, checkpoint.classes)
     changed = changed_files(folder, checkpoint.manifest)
     failures = [f"{name}: does not match its digest in the manifest" for name in changed]
     proofs = []
     certified = True
-    for name, layer in integer_layers(checkpoint.network).items():
+    stored = integer_layers(checkpoint.network)
+    for name, layer in track(stored.items(), "certificates, layers", len(stored)):
         certificate = layer.certify()
         bits = layer.adc_bits
         written = checkpoint.manifest["layers"][name].get("adc_bits")
@@ -125,7 +131,7 @@ def verify_folder(folder: Path, *, images: int = 256) -> Verification:
         failures.append(
             f"{mismatches} of {len(simulated)} images read differently through the ADCs"
         )
-    if ONNX_FILE not in changed:
+    if has_onnx and ONNX_FILE not in changed:
         failures += _onnx_failures(folder, checkpoint.network, simulated)
     return Verification(
         certified=certified,

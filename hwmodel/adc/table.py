@@ -94,7 +94,8 @@ def read_table(path: Path) -> TableLaw:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"ADC table {path}: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"ADC table {path}: {reason}") from None
     notes = [line.lstrip("# ").rstrip() for line in lines if line.startswith("#")]
     rows = _rows(path, lines)
     for warning in (*_falling(rows), *_impossible(rows)):

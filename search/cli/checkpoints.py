@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwmodel.errors import ConfigError
+from hwmodel.extras import hint, missing
 from search.cli.options import Json, Quiet, completes, given
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def compress(
     if made.dead_paths is not None:
         _print_dead_paths(made.dead_paths)
     print(f"exported   {to}; prove it with: crossfront verify {to}")
+    if missing("export"):
+        print(f"           without an ONNX graph: {hint('export')}")
 
 
 def verify(
@@ -118,7 +121,10 @@ def verify(
     if lossy and proof.ok:  # what is not proven is not worth measuring
         with progress_bars(quiet=quiet or as_json):
             found = measure_folder(folder, device, range(seeds), images=images)
-    sliced = slices_of_folder(folder, images=images) if slices and proof.ok else None
+    sliced = None
+    if slices and proof.ok:
+        with progress_bars(quiet=quiet or as_json):
+            sliced = slices_of_folder(folder, images=images)
     if as_json:
         measured = {} if found is None else {"robustness": found.to_json()}
         counted = {} if sliced is None else {"bit_slices": sliced.to_json()}

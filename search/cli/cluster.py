@@ -8,7 +8,7 @@ import typer
 
 from hwmodel.errors import ConfigError
 from hwmodel.records import merge_tables
-from search.cli.options import Json, given
+from search.cli.options import Json, Quiet, given
 
 if TYPE_CHECKING:
     from search.jobs import Job, Shipment
@@ -49,6 +49,7 @@ def submit(
     driver_gpus: Annotated[
         float, typer.Option(help="GPUs for the study's own process, which trains the baseline.")
     ] = 0.0,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Run a study on a cluster: crossfront submit lenet5.toml --storage /shared/studies.
@@ -86,11 +87,14 @@ def submit(
         command += [f"--{option.replace('_', '-')}", str(value)]
     cluster = Cluster(address)
     difference = cluster.differences()
-    if difference is not None:
+    if difference is not None and not quiet:
         say(f"note: {difference}")
     job = cluster.submit(command, study=study, storage=storage, shipment=shipment, gpus=driver_gpus)
     if as_json:
         print_json({"job": job, "study": study, "storage": storage, "address": cluster.address})
+        return
+    if quiet:
+        print(job)
         return
     option = "" if address == _ADDRESS else f" --address {address}"
     say(f"study {study} is job {job}; see it with: crossfront logs {job} --follow{option}")
@@ -138,7 +142,9 @@ def logs(
         raise typer.Exit(1)
 
 
-def stop(job: JobId, address: Address = _ADDRESS, as_json: Json = False) -> None:
+def stop(
+    job: JobId, address: Address = _ADDRESS, quiet: Quiet = False, as_json: Json = False
+) -> None:
     """Stop a submitted study, which keeps its trials: crossfront stop lenet5-1f0c9a3e.
 
     Exit code 1: the job still runs.
@@ -149,7 +155,7 @@ def stop(job: JobId, address: Address = _ADDRESS, as_json: Json = False) -> None
     found, was_running = Cluster(address).stop(job)
     if as_json:
         print_json({**dataclasses.asdict(found), "was_running": was_running})
-    else:
+    elif not quiet:
         say(_line(found) if was_running else f"{_line(found)} (it had ended already)")
         if was_running and found.study and found.storage:
             say(f"go on with: crossfront submit {found.study} --resume --storage {found.storage}")

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwmodel.adc import ADC_LAWS
 from hwmodel.adc.base import MAX_ADC_BITS
 from hwmodel.components import preset_names
 from hwmodel.errors import ConfigError, OutOfRangeError
 from hwmodel.layers import split_layers
-from search.cli.options import Json, completes
+from search.cli.options import LAWS, NETWORKS, Json, completes
 
 if TYPE_CHECKING:
     from hwmodel.accelerator import CostModel
@@ -22,11 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 _ALL = "all"
+_POLICIES = ("layer", "chip_max", "slice", "early_stop", _ALL)
 _LEVELS = ("ima", "tile", "tiles", "chip")
 Law = Annotated[
     str,
     typer.Option(
-        help="ADC law; see 'crossfront list laws'.", autocompletion=completes(lambda: ADC_LAWS)
+        help="ADC law; see 'crossfront list laws'.", autocompletion=completes(lambda: LAWS)
     ),
 ]
 
@@ -35,7 +35,10 @@ def cost(
     folder: Annotated[
         Path | None, typer.Argument(help="A checkpoint or export folder (default: a network).")
     ] = None,
-    network: Annotated[str, typer.Option(help="Name, or module:factory.")] = "lenet5",
+    network: Annotated[
+        str,
+        typer.Option(help="Name, or module:factory.", autocompletion=completes(lambda: NETWORKS)),
+    ] = "lenet5",
     image: Annotated[str, typer.Option(help="Channels x height x width.")] = "1x28x28",
     classes: Annotated[int, typer.Option(min=1)] = 10,
     unmapped: Annotated[
@@ -51,7 +54,10 @@ def cost(
     law: Law = "sar_split",
     policy: Annotated[
         str,
-        typer.Option(help="layer, chip_max, tile_types:K, slice, early_stop, or all side by side."),
+        typer.Option(
+            help="layer, chip_max, tile_types:K, slice, early_stop, or all side by side.",
+            autocompletion=completes(lambda: _POLICIES),
+        ),
     ] = "layer",
     provisioning: Annotated[str, typer.Option(help="share or whole.")] = "share",
     replication: Annotated[
@@ -164,7 +170,8 @@ def adc(
         str,
         typer.Option(
             help="See 'crossfront list laws'; table:FILE.csv, bound or all. Options follow a '+': "
-            "sense_amp; survey also extrapolate, monotone."
+            "sense_amp; survey also extrapolate, monotone.",
+            autocompletion=completes(lambda: (*LAWS, "all", "bound")),
         ),
     ] = "sar_split",
     rate: Annotated[float, typer.Option(help="Conversions per second.")] = 1.28e9,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from hwmodel.extras import missing
 from search.blame import why_empty
-from search.cli.progress import draws_live
+from search.cli.progress import LINE_EVERY_S, Pace, draws_live
 from search.folder import DEFAULT_STORAGE
 from search.objectives import COSTS
 from search.repeats import REPEATED, repeat_by
@@ -60,7 +62,8 @@ class StudyDisplay:
         self._console = Console(stderr=True)
         self._live: Live | None = None
         self._shown: set[int] | None = None
-        self._started = time.monotonic()
+        self._started = self._said = time.monotonic()
+        self._pace: Pace | None = None
 
     def message(self, text: str) -> None:
         """One line."""
@@ -82,14 +85,32 @@ class StudyDisplay:
                 if not trial.user_attrs.get("scan"):
                     self.message(_trial_line(study, trial))
             if any(trial.user_attrs.get("scan") for trial in new):
-                measured, left = _scanned(study)
-                if left == 0:
-                    self.message(f"the scan is done: {measured} candidates are measured")
+                self._scan_line(study)
             return
         if self._live is None:
             self._live = Live(console=self._console, refresh_per_second=2, transient=True)
             self._live.start()
         self._live.update(self._panel(study))
+
+    def _scan_line(self, study: Study) -> None:
+        measured, left = _scanned(study)
+        if left == 0:
+            self.message(f"the scan is done: {measured} candidates are measured")
+        elif time.monotonic() >= self._said + LINE_EVERY_S:
+            self._said = time.monotonic()
+            self.message(str(self._measure(study)))
+
+    def _measure(self, study: Study) -> Pace:
+        """How far the scan is, and once that is done, how far the budget is spent."""
+        measured, left = _scanned(study)
+        what = "scanned" if left else "trials"
+        done, count = (
+            (measured, measured + left) if left else (study.spent, study.config.study.trials)
+        )
+        if self._pace is None or self._pace.what != what:
+            self._pace = Pace(what, count, first=done)
+        self._pace.done, self._pace.count = done, count
+        return self._pace
 
     def close(self) -> None:
         """Ends the live table."""
@@ -101,12 +122,13 @@ class StudyDisplay:
         counts = ", ".join(f"{count} {what}" for what, count in study.counts().items() if count)
         budget = study.config.study.trials
         elapsed = time.monotonic() - self._started
+        ahead = self._measure(study).ahead
         table = front_table(study, narrow=self._console.width < _NARROW)
         table.title = f"{study.folder.name}: {study.spent}/{budget} trials ({counts or 'none yet'})"
         measured, left = _scanned(study)
         if left:
             table.title += f", scanned {measured} of {measured + left}"
-        table.caption = f"{elapsed:.0f} s, hypervolume {study.hypervolume():.4f}"
+        table.caption = f"{elapsed:.0f} s, hypervolume {study.hypervolume():.4f}{ahead}"
         return table
 
 
@@ -183,8 +205,14 @@ def _shown(found: Mapping[str, float], *, narrow: bool) -> tuple[str, ...]:
     return tuple(name for name in chosen if name in found or name != "robust_accuracy")
 
 
-def print_summary(study: Study, outcome: Outcome | None) -> None:
-    """The front, its ratios, where everything is, and what to type next."""
+def print_summary(study: Study, outcome: Outcome | None, *, quiet: bool = False) -> None:
+    """The front, its ratios, where everything is, and what to type next.
+
+    Args:
+        study: finished or running.
+        outcome: of the run that has just ended, if one has.
+        quiet: the front and its ratios alone.
+    """
     console = Console(width=None if sys.stdout.isatty() else 132)
     console.print(front_table(study, narrow=console.width < _NARROW))
     if study.front():
@@ -193,19 +221,26 @@ def print_summary(study: Study, outcome: Outcome | None) -> None:
         counts = ", ".join(f"{count} {what}" for what, count in study.counts().items())
         empty = f"no trial is on the front ({counts}): {why_empty(study)}"
         console.print(empty, markup=False, highlight=False, soft_wrap=True)
+    if quiet:
+        return
     name, folder = study.folder.name, study.folder
     lines = []
     if outcome is not None:
         lines += _timing(study, outcome)
         if not outcome.mirrored:
             lines.append(f"MLflow is behind; 'crossfront resume {name}' sends the rest")
-    option = "" if folder.storage == DEFAULT_STORAGE else f" --storage {folder.storage}"
+    option = (
+        ""
+        if folder.storage == DEFAULT_STORAGE
+        else f" --storage {shlex.quote(str(folder.storage))}"
+    )
+    report = folder.path / "report.html"
     lines += [
         f"study     {folder.path}",
-        f"report    {folder.path / 'report.html'}",
+        *([f"report    {report}"] if report.exists() else []),
         f"tables    {folder.path / 'front.parquet'}, trials.parquet",
         "next:",
-        f"  crossfront ui {name}{option}",
+        *([] if missing("tracking") else [f"  crossfront ui {name}{option}"]),
         f"  crossfront export {name}{option} --select knee --to out/",
         "  crossfront verify out/",
     ]

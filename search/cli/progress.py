@@ -1,7 +1,10 @@
-"""Progress bars, on a terminal alone."""
+"""Progress of long work: bars on a terminal, a plain line now and then elsewhere."""
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -18,7 +21,10 @@ from rich.text import Text
 
 from trainers.progress import watched_by
 
-__all__ = ["draws_live", "progress_bars"]
+__all__ = ["LINE_EVERY_S", "Pace", "draws_live", "progress_bars"]
+
+LINE_EVERY_S = 10.0
+"""Between two lines of progress in a log."""
 
 
 def draws_live(console: Console) -> bool:
@@ -27,19 +33,58 @@ def draws_live(console: Console) -> bool:
 
 
 def progress_bars(*, quiet: bool = False) -> AbstractContextManager[None]:
-    """Within it, what takes long draws bars with rate and time left on standard error.
+    """Within it, what takes long says how far it is, at what rate, and how long it will take.
+
+    On standard error: as bars on a terminal, elsewhere as a line every ten seconds.
 
     Args:
-        quiet: draw nothing.
+        quiet: say nothing.
     """
     console = Console(stderr=True)
-    return watched_by(None) if quiet or not draws_live(console) else _bars(console)
+    if quiet:
+        return watched_by(None)
+    return _bars(console) if draws_live(console) else _lines(console)
+
+
+@dataclass(slots=True)
+class Pace:
+    """How fast work goes on, as text.
+
+    Args:
+        what: the work and its unit.
+        count: how many there are.
+        first: how many were done before.
+    """
+
+    what: str
+    count: int
+    first: int = 0
+    done: int = 0
+    started: float = field(default_factory=lambda: time.monotonic())
+
+    def __str__(self) -> str:
+        """What, how many, at what rate, and what is left."""
+        return f"{self.what} {self.done}/{self.count}{self.ahead}"
+
+    @property
+    def ahead(self) -> str:
+        """The rate and the time left, behind a comma; nothing before anything is done."""
+        rate = (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
+        if rate <= 0:
+            return ""
+        left = timedelta(seconds=round(max(0, self.count - self.done) / rate))
+        return f", {_per_time(rate)}, {left} left"
+
+
+def _per_time(rate: float) -> str:
+    """A rate per second, or per minute where that is slow."""
+    return f"{rate:.3g}/s" if rate >= 0.1 else f"{60 * rate:.3g}/min"
 
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.3g}/s")
+        return Text("" if speed is None else _per_time(speed))
 
 
 @contextmanager
@@ -71,3 +116,28 @@ def _bars(console: Console) -> Iterator[None]:
         finally:
             for bars in open_bars:
                 bars.stop()
+
+
+@contextmanager
+def _lines(console: Console) -> Iterator[None]:
+    open_paces: list[Pace] = []
+    last = 0.0
+
+    def watch(items: Iterable[Any], what: str, count: int) -> Iterator[Any]:
+        nonlocal last
+        pace = Pace(what, count)
+        open_paces.append(pace)
+        try:
+            for item in items:
+                yield item
+                pace.done += 1
+                now = time.monotonic()
+                if now >= max(last, open_paces[0].started) + LINE_EVERY_S:
+                    text = "; ".join(map(str, open_paces))
+                    console.print(text, markup=False, highlight=False, soft_wrap=True)
+                    last = now
+        finally:
+            open_paces.remove(pace)
+
+    with watched_by(watch):
+        yield

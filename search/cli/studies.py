@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwmodel.errors import ConfigError
-from search.cli.options import Json, Quiet, completes, given
-from search.folder import DEFAULT_STORAGE, study_names
+from hwmodel.extras import hint, missing, need
+from search.cli.options import LAWS, RULES, Json, Quiet, completes, given, studies
+from search.folder import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from search.study import Study
@@ -22,9 +23,7 @@ _PORT = 5000
 
 StudyName = Annotated[
     str,
-    typer.Argument(
-        help="The study.", autocompletion=completes(lambda: study_names(DEFAULT_STORAGE))
-    ),
+    typer.Argument(help="The study.", autocompletion=studies),
 ]
 Storage = Annotated[Path, typer.Option(help="Folder of all studies.")]
 MaxTrials = Annotated[int | None, typer.Option(help="Candidates to evaluate.")]
@@ -41,7 +40,11 @@ Seeds = Annotated[
 TrackingUri = Annotated[str | None, typer.Option(help="An MLflow server or database.")]
 Workers = Annotated[int | None, typer.Option(help="Trials at a time.")]
 Address = Annotated[
-    str | None, typer.Option(help="A running Ray cluster; auto: this machine's; local: none.")
+    str | None,
+    typer.Option(
+        help="A running Ray cluster; auto: this machine's; local: none.",
+        autocompletion=completes(lambda: ("auto", "local")),
+    ),
 ]
 
 
@@ -59,7 +62,10 @@ def search(
     tracking_uri: TrackingUri = None,
     quiet: Quiet = False,
     warm_start: Annotated[
-        list[str] | None, typer.Option(help="A study whose front is tried first; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="A study whose front is tried first; may be repeated.", autocompletion=studies
+        ),
     ] = None,
     show_config: Annotated[bool, typer.Option(help="Print every setting and stop.")] = False,
     as_json: Json = False,
@@ -123,24 +129,34 @@ def resume(
 def pareto(
     name: StudyName,
     storage: Storage = DEFAULT_STORAGE,
-    under: Annotated[str | None, typer.Option(help="Price it anew under another ADC law.")] = None,
+    under: Annotated[
+        str | None,
+        typer.Option(
+            help="Price it anew under another ADC law.", autocompletion=completes(lambda: LAWS)
+        ),
+    ] = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Print the front of a study, finished or running: crossfront pareto lenet5 --under pow2."""
     from search.cli.output import print_json, print_rescored, print_summary
+    from search.cli.progress import progress_bars
     from search.folder import StudyFolder
     from search.report import pareto_json
     from search.rescore import rescore
     from search.study import Study
 
     study = Study.open(StudyFolder(storage, name))
-    rescored = None if under is None else rescore(study, under)
+    rescored = None
+    if under is not None:
+        with progress_bars(quiet=quiet or as_json):
+            rescored = rescore(study, under)
     if as_json:
         print_json(pareto_json(study, rescored))
     elif rescored is not None:
         print_rescored(rescored)
     else:
-        print_summary(study, None)
+        print_summary(study, None, quiet=quiet)
 
 
 def export(
@@ -149,7 +165,8 @@ def export(
     select: Annotated[
         str,
         typer.Option(
-            help="knee, an objective, a trial's number, or e.g. 'accuracy>=0.88,min:area'."
+            help="knee, an objective, a trial's number, or e.g. 'accuracy>=0.88,min:area'.",
+            autocompletion=completes(lambda: RULES),
         ),
     ] = "knee",
     storage: Storage = DEFAULT_STORAGE,
@@ -157,23 +174,33 @@ def export(
     register: Annotated[
         str | None, typer.Option(help="Also make it a version of this registered MLflow model.")
     ] = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Export a front member: crossfront export lenet5 --select knee --to out/."""
     from search.api import export as export_member
     from search.api import open_study
     from search.cli.output import print_json, say
+    from search.cli.progress import progress_bars
     from search.study import values
     from search.tracking import register_member
 
+    if register is not None:
+        need("tracking", "--register")
+        if not register.strip():
+            raise ConfigError(f"--register is {register!r}; allowed: a model's name")
     study = open_study(name, storage)
-    trial = export_member(study, to, select=select, samples=samples)
+    with progress_bars(quiet=quiet or as_json):
+        trial = export_member(study, to, select=select, samples=samples)
     version = None if register is None else register_member(study, trial, register)
     if as_json:
         found = {"folder": str(to), "number": trial.number, "values": values(trial)}
         print_json(found if version is None else {**found, "version": version})
+    if quiet or as_json:
         return
     say(f"trial {trial.number} of {name} is in {to}; prove it with: crossfront verify {to}")
+    if missing("export"):
+        say(f"it has no ONNX graph: {hint('export')}")
     if version is not None:
         say(f"it is version {version} of the model {register}: models:/{register}/{version}")
 
@@ -181,16 +208,22 @@ def export(
 def ui(
     name: StudyName,
     storage: Storage = DEFAULT_STORAGE,
-    port: Annotated[int | None, typer.Option(help="Default: 5000, or the next free one.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Default: 5000, or the next free one.", min=1, max=65535),
+    ] = None,
 ) -> None:
     """Open MLflow's own interface on this machine: crossfront ui lenet5."""
     from search.cli.output import say
     from search.folder import StudyFolder
+    from search.mlflow_store import check_tracking
     from search.study import Study
     from search.tracking import parent_address, tracking_uri
     from search.urls import shown
 
+    need("tracking", "crossfront ui")
     study = Study.open(StudyFolder(storage, name))
+    check_tracking(study.config.mlflow.tracking_uri)
     uri, place = tracking_uri(study), parent_address(study)
     if uri.startswith(("http://", "https://")):
         say(f"study {name} is on the tracking server {shown(uri.rstrip('/'))}{place}")
@@ -230,7 +263,7 @@ def _drive(
     if as_json:
         print_json(pareto_json(study))
     else:
-        print_summary(study, outcome)
+        print_summary(study, outcome, quiet=quiet)
     if not outcome.complete and study.config.study.time_budget_s is None:
         spent, budget = study.spent, study.config.study.trials
         then = "" if study.exhausted is None else ", before the front was repeated"

@@ -16,7 +16,7 @@ import search.run
 from hwmodel.errors import ClusterError
 from search.config import RayConfig
 from search.exchange import Exchange
-from search.ray_session import start_ray
+from search.ray_session import _only_on_loopback, start_ray
 from search.run import drop_checkpoints_off_front, run_study
 from search.study import Study
 from search.tracking import tracking_uri
@@ -130,6 +130,43 @@ def test_server_that_is_not_ray_is_known_at_once(answer: bytes) -> None:
 def test_address_of_another_form_names_those_that_are_allowed(address: str) -> None:
     with pytest.raises(ClusterError, match=f"'{address}' cannot be joined: allowed: auto, "):
         start_ray(RayConfig(address=address))
+
+
+def test_cluster_that_asks_for_a_token_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: object) -> None:
+        try:
+            raise RuntimeError("RPC error: InvalidAuthToken: token is missing")
+        except RuntimeError as cause:
+            raise ConnectionError("Failed to connect to Ray cluster at h:1") from cause
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(ClusterError, match=r"joined: it asks for a token; set RAY_AUTH_MODE=token"):
+        start_ray(RayConfig(address="auto"))
+
+
+def test_head_on_loopback_alone_is_told_from_one_on_every_interface() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        port = head.getsockname()[1]
+        assert _only_on_loopback(f"127.0.0.1:{port}")
+        assert _only_on_loopback(f"ray://localhost:{port}")
+        with socket.create_server(("127.0.0.2", port)):
+            assert not _only_on_loopback(f"127.0.0.1:{port}")
+    assert not _only_on_loopback("auto")
+    assert not _only_on_loopback("10.0.0.1:6379")
+
+
+def test_cluster_of_other_versions_is_refused_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(config: RayConfig) -> None:
+        raise ClusterError("Version mismatch")
+
+    monkeypatch.setattr("search.ray_session.check_answers", lambda address: None)
+    monkeypatch.setattr("search.ray_session.start_ray", refuse)
+    monkeypatch.setattr("search.run.train_dense", lambda *_: pytest.fail("trained"))
+    study = new_study(tmp_path, {"ray": {"address": "10.0.0.1:6379"}}, dense=False)
+    with pytest.raises(ClusterError, match="Version mismatch"):
+        run_study(study)
 
 
 def test_other_versions_of_a_cluster_are_both_named_on_one_line(

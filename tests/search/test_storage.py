@@ -1,14 +1,14 @@
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from hwmodel.errors import StudyError
-from search.folder import study_names
-from search.study import Study, status
+from search.folder import StudyFolder, study_names
+from search.study import Study, candidate_of, status
 from search.urls import shown
-from tests.search.fakes import DENSE_VALUES, Ladder, done, evaluate_all, new_study, price
+from tests.search.fakes import DENSE_VALUES, Ladder, done, evaluate_all, new_study, price, try_one
 from tests.search.servers import new_database
 
 # A process ends with its connections; a test does not.
@@ -77,3 +77,48 @@ def test_database_that_cannot_be_used_is_named(tmp_path: Path, database: str, na
 def test_password_is_not_shown() -> None:
     assert shown("a://me:pw@host/x") == "a://me:***@host/x"
     assert shown("a://me@host/x") == "a://me@host/x"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: [], r"holds no study; delete .*tiny to search anew"),
+        (lambda lines: lines[3:], "its first records are missing; take it from a copy"),
+        (lambda lines: [*lines[:5], "x\n", *lines[5:]], r"line 6 is damaged; .* sed -i '6,\$d' "),
+        (lambda lines: [*lines[:5], "[1]\n", *lines[5:]], "line 6 is damaged; "),
+        (lambda lines: ["\0\1\n", *lines], "damaged, or written by another Optuna"),
+        (lambda lines: [*lines, '{"op_code": 99, "worker_id": ""}\n'], "another Optuna"),
+    ],
+)
+def test_damaged_journal_says_where_and_how_to_mend_it(
+    tmp_path: Path, change: Callable[[list[str]], list[str]], message: str
+) -> None:
+    study = new_study(tmp_path)
+    try_one(study, done(0.8, 0.5))
+    lines = study.folder.journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    study.folder.journal.write_text("".join(change(lines)), encoding="utf-8")
+    with pytest.raises(StudyError, match=message) as caught:
+        Study.open(study.folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_renamed_folder_says_whose_it_is(tmp_path: Path) -> None:
+    new_study(tmp_path).folder.path.rename(tmp_path / "other")
+    with pytest.raises(StudyError, match=r"holds no study 'other' but 'tiny'; .*rename the folder"):
+        Study.open(StudyFolder(tmp_path, "other"))
+
+
+def test_journal_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "s" / "journal.log").mkdir(parents=True)
+    with pytest.raises(StudyError, match=r"s: cannot be read \(Is a directory\)"):
+        Study.open(StudyFolder(tmp_path, "s"))
+
+
+def test_trial_without_its_records_is_said(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    try_one(study, done(0.8, 0.5))
+    lines = study.folder.journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if '"user_attr":{"candidate"' not in line]
+    study.folder.journal.write_text("".join(kept), encoding="utf-8")
+    with pytest.raises(StudyError, match=r"trial 0 has no candidate: records .* missing; take"):
+        candidate_of(Study.open(study.folder).front()[0])

@@ -144,7 +144,7 @@ def test_graph_that_differs_is_not_written_down_as_good(
 
         return run
 
-    monkeypatch.setattr("trainers.export._export_graphs", lambda *_: None)
+    monkeypatch.setattr("trainers.export._export_graphs", lambda *_: iter(()))
     monkeypatch.setattr("trainers.export._program_logits", logits(graph == "torch.export"))
     monkeypatch.setattr("trainers.export.onnx_logits", logits(graph == "ONNX"))
     with pytest.raises(CheckpointError, match=f"the {graph} graph differs from the checkpoint"):
@@ -203,7 +203,7 @@ def test_code_on_a_rounding_edge_does_not_refuse_a_graph(
     monkeypatch.setattr(
         "trainers.export._program_logits", torch.no_grad()(lambda _, images: right(images))
     )
-    monkeypatch.setattr("trainers.export._export_graphs", lambda *_: None)
+    monkeypatch.setattr("trainers.export._export_graphs", lambda *_: iter(()))
     monkeypatch.setattr("trainers.export.onnx_logits", rounded_elsewhere)
     export_folder(source, tmp_path / "to", toy_images(32))
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hwmodel.errors import DataError
 from trainers.data.dataset import ImageSet
 from trainers.data.readers import image_set, read_bytes
+from trainers.progress import track
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -103,18 +104,28 @@ def read_image_folder(root: Path, *, image_size: int | None = None) -> ImageSet:
         for row in ImageFile(path, label).rows()
     )
     images, labels = decode_images(
-        rows, empty=f"{root}: no images", classes=len(folders), image_size=image_size
+        rows,
+        count=sum(len(paths) for _, paths in folders),
+        empty=f"{root}: no images",
+        classes=len(folders),
+        image_size=image_size,
     )
     return image_set(str(root), images, labels, len(folders))
 
 
 def decode_images(
-    rows: Iterable[EncodedImage], *, empty: str, classes: int | None, image_size: int | None
+    rows: Iterable[EncodedImage],
+    *,
+    count: int,
+    empty: str,
+    classes: int | None,
+    image_size: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Images uint8 `[count, channels, height, width]` and labels int64 `[count]`.
 
     Args:
         rows: the encoded images.
+        count: how many there are.
         empty: what to say if there are none.
         classes: number of classes (None: any label from 0).
         image_size: as in `decode_image`.
@@ -125,7 +136,7 @@ def decode_images(
     """
     pixels: list[NDArray[np.uint8]] = []
     labels: list[int] = []
-    for row in rows:
+    for row in track(rows, "decoding, images", count):
         labels.append(check_label(row.place, row.label, classes))
         image = decode_image(row, image_size=image_size)
         if pixels:

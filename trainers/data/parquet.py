@@ -73,6 +73,7 @@ def read_parquet(
     classes = named_classes(paths[0]) if classes is None else classes
     images, labels = decode_images(
         rows,
+        count=sum(_count(path, split) for path in paths),
         empty=f"{name}: no rows{where}, expected at least one",
         classes=classes,
         image_size=image_size,
@@ -144,6 +145,15 @@ def named_classes(path: Path) -> int | None:
         return len(label["names"])
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _count(path: Path, split: str | None) -> int:
+    """How many rows of a file are of a split."""
+    with _opened(path) as file:
+        if split is None or "split" not in file.schema_arrow.names:
+            return int(file.metadata.num_rows)
+        splits: list[str] = file.read(columns=["split"]).column(0).to_pylist()
+    return splits.count(split)
 
 
 @contextmanager

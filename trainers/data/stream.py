@@ -31,6 +31,7 @@ from trainers.data.encoded import (
 )
 from trainers.data.loader import batch_count, epoch_seed
 from trainers.data.parquet import named_classes, row_groups
+from trainers.progress import track
 
 __all__ = ["RowSource", "StreamedBatches", "StreamedImages", "stream_folder", "stream_parquet"]
 
@@ -86,7 +87,8 @@ class StreamedImages:
         """
         if not self._digest:
             content = hashlib.sha256(repr((self.shape, self._labels().tolist())).encode())
-            for path in dict.fromkeys(group.path for group in self.groups):
+            paths = dict.fromkeys(group.path for group in self.groups)
+            for path in track(paths, "digest, files", len(paths)):
                 with path.open("rb") as file:
                     content.update(hashlib.file_digest(file, "sha256").digest())
             self._digest.append(content.hexdigest())
@@ -108,7 +110,7 @@ class StreamedImages:
         places = {row: place for place, row in enumerate(rows.tolist())}
         images = torch.empty((count, *self.shape), dtype=torch.uint8)
         start = 0
-        for group in self.groups:
+        for group in track(self.groups, "reading, parts of the set", len(self.groups)):
             wanted = range(start, start + len(group.labels))
             start = wanted.stop
             if places.keys().isdisjoint(wanted):

@@ -27,6 +27,7 @@ from trainers.admm import Admm
 from trainers.config import check_number
 from trainers.levels import level_indices, level_interval, snap_nearest
 from trainers.method import LayerTarget, Method
+from trainers.progress import track
 
 __all__ = ["Staged", "StagedConfig"]
 
@@ -160,7 +161,8 @@ class Staged(Method, ABC):
         """Ends what phases are left, and sets every weight to its level."""
         while self._phase < len(self._phases):
             self._end()
-        for name, module in self.modules.items():
+        layers = track(self.modules.items(), "projection, layers", len(self.modules))
+        for name, module in layers:
             self._snap(name, self.masks[name] & (self.snapped[name] == 0))
             module.weight.copy_(self.snapped[name] * self.intervals[name])
 

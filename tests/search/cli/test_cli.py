@@ -1,6 +1,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from hwmodel.adc import ADC_LAWS
 from hwmodel.components import preset_names
-from search.cli import app, main
+from search.cli import app, main, options
 from search.cli.output import StudyDisplay, print_json
 from search.config import load_config, read_config
 from search.study import Study
@@ -131,10 +132,19 @@ def test_doctor_ends_badly_where_something_is_broken(run: Run, tmp_path: Path) -
         ("cost --preset isa", {"isaac"}),
         ("cost --law sar", {"sar_split"}),
         ("pareto ti", {"tiny"}),
+        ("pareto --storage other ne", {"nearby"}),
+        ("pareto tiny --under po", {"pow2"}),
+        ("search a.toml --warm-start ti", {"tiny"}),
+        ("search a.toml --address lo", {"local"}),
+        ("export tiny --select kn", {"knee"}),
+        ("cost --network res", {"resnet18", "resnet20", "resnet32"}),
+        ("cost --policy chip", {"chip_max"}),
+        ("adc --law bo", {"bound"}),
     ],
 )
 def test_shell_completes_names_without_torch(tmp_path: Path, line: str, offered: set[str]) -> None:
     new_study(tmp_path / "studies")
+    new_study(tmp_path / "other", name="nearby")
     words = f"crossfront {line}"
     code = (
         "import atexit, sys; from search.cli import app\n"
@@ -148,6 +158,10 @@ def test_shell_completes_names_without_torch(tmp_path: Path, line: str, offered:
     )
     assert offered <= set(found.stdout.split())
     assert not {"torch", "ray", "mlflow"} & set(found.stdout.split())
+
+
+def test_offered_names_are_all_there_are() -> None:
+    assert tuple(NETWORKS) == options.NETWORKS
 
 
 def test_help_lists_every_command(run: Run) -> None:
@@ -520,6 +534,8 @@ def test_shown_configuration_loads_back(run: Run, tmp_path: Path) -> None:
         ("[space.layers.fc7]", [], "space.layers names 'fc7'; the network's layers: "),
         (TINY, ["--storage", "tiny.toml"], "storage 'tiny.toml' cannot be written"),
         (TINY, ["--tracking-uri", "http://127.0.0.1:1"], "http://127.0.0.1:1 cannot be reached"),
+        (TINY, ["--address", "127.0.0.1:1"], "'127.0.0.1:1' cannot be joined: "),
+        (TINY, ["--address", "head"], "'head' cannot be joined: allowed: auto, local, HOST:PORT"),
     ],
 )
 def test_mistake_in_a_study_leaves_no_study(
@@ -547,6 +563,28 @@ def test_warm_start_from_nothing_leaves_no_study(run: Run, study: Study) -> None
     message = one_line(run("search", "tiny.toml", "--name", "new", "--warm-start", "old"))
     assert "no study 'old' in 'studies'; studies there: tiny" in message
     assert not (study.folder.storage / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--address", "127.0.0.1:1", "cannot be joined: "),
+        ("--tracking-uri", "http://127.0.0.1:1", "cannot be reached"),
+        ("--tracking-uri", "nonsense://x", "nonsense://x"),
+    ],
+)
+def test_service_that_does_not_answer_is_refused_at_once_and_not_kept(
+    run: Run, study: Study, option: str, value: str, message: str
+) -> None:
+    assert message in one_line(run("resume", "tiny", option, value))
+    assert Study.open(study.folder).config == study.config
+
+
+def test_interface_needs_a_port_and_a_store(run: Run, study: Study) -> None:
+    for port in (0, 65536):
+        assert run("ui", "tiny", "--port", port).code == 2
+    study.reconfigure({"mlflow": {"tracking_uri": "nonsense://x"}})
+    assert "nonsense://x" in one_line(run("ui", "tiny"))
 
 
 def test_name_that_is_taken_is_refused(run: Run, study: Study) -> None:
@@ -598,6 +636,22 @@ def test_pareto_shows_front_ratios_and_what_to_type_next(run: Run, study: Study)
     assert "ADC law sar_split, policy layer" in answer.out
 
 
+def test_quiet_leaves_the_result_and_no_hints(run: Run, study: Study, tmp_path: Path) -> None:
+    answer = run("pareto", "tiny", "-q")
+    assert answer.code == 0
+    assert "dense" in answer.out
+    assert "crossfront" not in answer.out
+    assert str(study.folder.path) not in answer.out
+
+
+def test_quiet_doctor_says_what_is_not_well(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    answer = run("doctor", "--quiet", "--storage", tmp_path / "file")
+    assert answer.code == 1
+    assert "broken   storage" in answer.out
+    assert "ok  " not in answer.out
+
+
 def test_pareto_shows_means_and_limits_over_seeds(run: Run, tmp_path: Path) -> None:
     study = new_study(tmp_path / "studies", {"fidelity": {"seeds": 2}}, trials=1)
     for accuracy in (0.85, 0.8):
@@ -611,7 +665,7 @@ def test_pareto_finds_a_study_in_another_storage(run: Run, tmp_path: Path) -> No
     new_study(tmp_path / "else where", name="far")
     answer = run("pareto", "far", "--storage", tmp_path / "else where")
     assert answer.code == 0
-    assert "--storage" in answer.out
+    assert f"crossfront ui far --storage '{tmp_path / 'else where'}'" in answer.out
     message = one_line(run("pareto", "near", "--storage", tmp_path / "else where"))
     assert "studies there: far" in message
 
@@ -716,3 +770,26 @@ def test_scan_is_one_line_of_progress(
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "the scan is done: 2 candidates are measured"
     assert [line for line in said if "trial" in line] == said[1:] != []
+
+
+def test_long_scan_says_how_far_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    tables = {"fidelity": {"projection": True, "scan": 2}, "train": {"epochs": 1}}
+    study = new_study(tmp_path, tables)
+    study.enqueue([{"x": x} for x in (10, 20, 30, 40)], scan=True)
+    clock = iter(range(0, 10_000, 6))
+    monkeypatch.setattr("search.cli.output.time.monotonic", lambda: next(clock))
+    display = StudyDisplay()
+    display.update(study)
+    for _ in range(3):
+        try_one(study, done(0.8, 0.5))
+        display.update(study)
+    said = capsys.readouterr().err
+    assert re.search(r"scanned [23]/4, \d\.?\d*/(min|s), 0:0\d:\d\d left", said)
+
+
+def test_export_to_a_model_without_a_name_is_refused_first(run: Run, study: Study) -> None:
+    message = one_line(run("export", "tiny", "--to", "out", "--register", " "))
+    assert "--register is ' '; allowed: a model's name" in message

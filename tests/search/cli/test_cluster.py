@@ -125,6 +125,12 @@ def test_submit_for_programs(run: Run) -> None:
     }
 
 
+def test_quiet_submit_prints_the_job_alone(run: Run, cluster: Any) -> None:
+    cluster.difference = "the cluster has Ray 1"
+    assert run("submit", "s", "--resume", *AT, "--quiet") == (0, "s-1\n", "")
+    assert run("stop", "s-1", "--address", "auto", "-q")[1:] == ("", "")
+
+
 def test_resume_needs_no_file(run: Run, cluster: Any) -> None:
     assert run("submit", "old", "--resume", "--storage", "/shared", "--max-trials", 9)[0] == 0
     assert cluster.seen["command"] == ["crossfront", "resume", "old", *AT, "--max-trials", "9"]

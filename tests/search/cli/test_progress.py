@@ -1,4 +1,4 @@
-"""Bars on a terminal, nothing at all elsewhere."""
+"""Bars on a terminal, a line now and then elsewhere."""
 
 import io
 import re
@@ -9,7 +9,7 @@ from rich.console import Console
 
 import search.cli.progress
 from search.cli.output import front_table
-from search.cli.progress import draws_live, progress_bars
+from search.cli.progress import Pace, draws_live, progress_bars
 from tests.search.fakes import done, new_study, try_one
 from trainers.progress import track
 
@@ -64,6 +64,38 @@ def test_nothing_is_drawn_if_quiet_or_no_terminal(
     with progress_bars(quiet=quiet):
         assert len(work()) == 6
     assert screen.getvalue() == ""
+
+
+def test_log_gets_a_line_of_all_open_work_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    console(monkeypatch, log)
+    clock = iter(range(0, 1000, 3))
+    monkeypatch.setattr("search.cli.progress.time.monotonic", lambda: next(clock))
+    with progress_bars():
+        work()
+    lines = log.getvalue().splitlines()
+    assert re.fullmatch(r"training, epochs 0/2; batches \d/3, 0\.\d+/s, 0:00:\d\d left", lines[0])
+    assert "training, epochs 1/2" in lines[-1]
+    assert 2 <= len(lines) < 6
+
+
+def test_work_below_ten_seconds_leaves_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    console(monkeypatch, log)
+    clock = iter([0.0, 1.0] * 50)
+    monkeypatch.setattr("search.cli.progress.time.monotonic", lambda: next(clock))
+    with progress_bars():
+        work()
+    assert log.getvalue() == ""
+
+
+def test_pace_counts_from_what_was_done_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 160.0])
+    monkeypatch.setattr("search.cli.progress.time.monotonic", lambda: next(clock))
+    pace = Pace("trials", 24, first=10, started=40.0)
+    pace.done = 13
+    assert str(pace) == "trials 13/24, 3/min, 0:03:40 left"
+    assert Pace("trials", 24, started=0.0).ahead == ""
 
 
 def test_forced_colours_make_no_terminal_of_a_log() -> None:
