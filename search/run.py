@@ -18,7 +18,7 @@ from search.head import PATIENCE_S, HeadWatch
 from search.inputs import send_inputs
 from search.page import write_report
 from search.ray_session import prepare_ray, start_ray
-from search.report import write_tables
+from search.report import write_pictures, write_tables
 from search.storage import disk_errors
 from search.study import Study, root_of, seconds_of
 from search.tracking import MlflowMirror
@@ -158,7 +158,7 @@ def _drive(
             exchange.bring(study.checkpoint(trial))
         files = {**write_tables(study), "report": write_report(study)}
         mirrored = mirror is None or mirror.finish(
-            files, complete=complete, dataset=problem.dataset
+            files, write_pictures(study), complete=complete, dataset=problem.dataset
         )
     display.close()
     if error is not None:
