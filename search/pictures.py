@@ -150,7 +150,7 @@ def front_scatter(
                 axes.annotate(
                     str(number), place, (4, 4), textcoords="offset points", fontsize="small"
                 )
-            axes.set(xlabel=display_name(name), ylabel=display_name(goal))
+            axes.set(xlabel=display_name(name), ylabel=display_name(goal), axisbelow=True)
             axes.grid(visible=True, alpha=0.3)
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=3)
