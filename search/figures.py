@@ -7,6 +7,7 @@ candidates are looked at.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
@@ -23,7 +24,7 @@ from search.units import AXES, display_name
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["hardware_figures", "search_figures", "stored_layers"]
+__all__ = ["hardware_figures", "search_figures", "stored_layers", "volumes"]
 
 _PUBLISHED = {"area": 2.9, "power": 3.5}
 """TinyADC's headline (DATE 2021, abstract): times less chip area and power, on ImageNet, against
@@ -84,21 +85,15 @@ def _volume_figure(study: Study) -> "go.Figure | None":
     """The hypervolume over trials that count, or over epochs of training."""
     import plotly.graph_objects as go
 
-    counted, volumes, epochs, spent = 0, [0.0], [0], 0
-    trials = [0]
-    for trial in sorted(study.ended(), key=_ended_at):
-        if status(trial) not in MEASURED or trial.user_attrs.get("repeat_of") is not None:
-            continue
-        counted += 1
-        spent += trial.user_attrs["evaluation"]["epochs"]
-        trials.append(counted)
-        epochs.append(spent)
-        volumes.append(max(volumes[-1], trial.user_attrs.get("hypervolume", 0.0)))
-    if counted == 0:
+    measured = _by_end(study)
+    if not measured:
         return None
+    spent = [trial.user_attrs["evaluation"]["epochs"] for trial in measured]
+    epochs = list(accumulate(spent, initial=0))
+    trials = list(range(len(epochs)))
     figure = go.Figure()
     for name, x, shown in (("trials", trials, True), ("epochs", epochs, False)):
-        figure.add_scatter(x=x, y=volumes, line_shape="hv", name=name, visible=shown)
+        figure.add_scatter(x=x, y=volumes(study), line_shape="hv", name=name, visible=shown)
     buttons = [
         {
             "label": f"over {label}",
@@ -118,6 +113,17 @@ def _volume_figure(study: Study) -> "go.Figure | None":
         updatemenus=[_menu(buttons)],
     )
     return figure
+
+
+def volumes(study: Study) -> list[float]:
+    """The front's hypervolume before any trial, and after each measured one."""
+    after = [trial.user_attrs.get("hypervolume", 0.0) for trial in _by_end(study)]
+    return list(accumulate(after, max, initial=0.0))
+
+
+def _by_end(study: Study) -> list[FrozenTrial]:
+    """Measured trials but repeats, in the order in which they ended."""
+    return sorted(study.measured(), key=_ended_at)
 
 
 def _ended_at(trial: FrozenTrial) -> float:

@@ -253,9 +253,9 @@ class MlflowStore:
         """Metrics of the parent run."""
         self._log(self.parent, metrics, time_ms)
 
-    def log_file(self, path: Path) -> None:
-        """Adds a file to the parent run."""
-        self._client.log_artifact(self.parent, str(path))
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """Adds a file to the parent run, in a folder of its artifacts."""
+        self._client.log_artifact(self.parent, str(path), folder)
 
     def log_text(self, name: str, text: str) -> None:
         """Adds a text to the parent run, as a file."""

@@ -11,12 +11,13 @@ from hwmodel.compare import breakdown
 from hwmodel.cost_report import CostReport
 from hwmodel.errors import ConfigError, OutOfRangeError
 from hwmodel.extras import need
+from search.units import AXES, display_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["adc_curves", "bits_map", "cost_breakdown"]
+__all__ = ["adc_curves", "bits_map", "cost_breakdown", "front_scatter", "volume_steps"]
 
 _FORMATS = (".svg", ".png")
 _STYLES = ("-", "--", "-.", ":")
@@ -114,6 +115,64 @@ def bits_map(bits: Mapping[str, Sequence[int]], path: Path) -> None:
         axes.set_yticks(range(len(rows)), list(bits))
         axes.set_xticks(range(slices))
         axes.set(xlabel="bit slice, least significant first", title="ADC bits")
+
+
+def front_scatter(
+    front: Mapping[int, Mapping[str, float]],
+    others: Sequence[Mapping[str, float]],
+    dense: Mapping[str, float],
+    objectives: Sequence[str],
+    path: Path,
+) -> None:
+    """Draws the first objective against each of the others, one panel each.
+
+    Args:
+        front: what each member stands for, by its trial's number, which is written beside it.
+        others: measured candidates off the front.
+        dense: the dense network.
+        objectives: at least two.
+        path: the file to write; its ending chooses SVG or PNG.
+
+    Raises:
+        ConfigError: another ending, or a file that cannot be written.
+    """
+    goal, *rest = objectives
+    with _figure(path, width=1 + 4.5 * len(rest), height=5) as figure:
+        panels = figure.subplots(1, len(rest), squeeze=False)[0]
+        for axes, name in zip(panels, rest, strict=True):
+            for points, label, style in (
+                (others, "other candidates", {"color": "0.65", "marker": ".", "s": 30}),
+                (list(front.values()), "front", {"color": "tab:blue", "marker": "o"}),
+                ([dense] if dense else [], "dense", {"color": "tab:red", "marker": "*", "s": 120}),
+            ):
+                found = [[point[key] * AXES[key][1] for point in points] for key in (name, goal)]
+                axes.scatter(*found, label=label, **style)
+            for number, point in front.items():
+                place = (point[name] * AXES[name][1], point[goal] * AXES[goal][1])
+                axes.annotate(
+                    str(number), place, (4, 4), textcoords="offset points", fontsize="small"
+                )
+            axes.set(xlabel=display_name(name), ylabel=display_name(goal), axisbelow=True)
+            axes.grid(visible=True, alpha=0.3)
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=3)
+
+
+def volume_steps(volumes: Sequence[float], path: Path) -> None:
+    """Draws the front's hypervolume after each measured trial.
+
+    Args:
+        volumes: the first before any trial.
+        path: the file to write; its ending chooses SVG or PNG.
+
+    Raises:
+        ConfigError: another ending, or a file that cannot be written.
+    """
+    with _figure(path, width=7, height=4.5) as figure:
+        axes = figure.subplots()
+        axes.step(range(len(volumes)), volumes, where="post")
+        axes.set(xlabel="measured trials", ylabel="hypervolume, share of the reference cube")
+        axes.grid(visible=True, alpha=0.3)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a study came to, as JSON and as Parquet tables."""
+"""What a study came to, as JSON, as Parquet tables and as pictures."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from search.study import Study, status, values
 from search.tracking import mirrored_runs
 from search.units import display_number
 
-__all__ = ["over_seeds", "pareto_json", "ratios", "write_tables"]
+__all__ = ["over_seeds", "pareto_json", "ratios", "write_pictures", "write_tables"]
 
 
 def ratios(dense: dict[str, float], found: dict[str, float]) -> dict[str, float]:
@@ -104,6 +104,32 @@ def write_tables(study: Study) -> dict[str, Path]:
         _write_table(trials, {trial.number for trial in front}, path)
         written[name] = path
     return written
+
+
+def write_pictures(study: Study) -> list[Path]:
+    """Draws the front and its hypervolume beside the study; returns the files.
+
+    They are those that there is something for: a front needs two objectives.
+    """
+    from search.figures import volumes
+    from search.pictures import front_scatter, volume_steps
+
+    folder = study.folder.path / "figures"
+    folder.mkdir(exist_ok=True)
+    measured, front = study.measured(), study.front()
+    if not measured:
+        return []
+    volume = folder / "hypervolume.png"
+    volume_steps(volumes(study), volume)
+    objectives = sorted(study.config.study.objectives, key=lambda name: name in COSTS)
+    if len(objectives) < 2:
+        return [volume]
+    members = dict(zip([t.number for t in front], study.front_means(), strict=True))
+    others = study.all_means([trial for trial in measured if trial.number not in members])
+    dense = {} if study.dense is None else study.dense.values
+    picture = folder / "front.png"
+    front_scatter(members, others, dense, objectives, picture)
+    return [picture, volume]
 
 
 def _write_table(trials: Sequence[FrozenTrial], front: set[int], path: Path) -> None:

@@ -21,7 +21,7 @@ from search.inputs import send_inputs
 from search.mlflow_store import check_tracking
 from search.page import write_report
 from search.ray_session import check_cluster, prepare_ray, start_ray
-from search.report import write_tables
+from search.report import write_pictures, write_tables
 from search.storage import disk_errors
 from search.study import Study, root_of, seconds_of
 from search.tracking import MlflowMirror
@@ -166,11 +166,12 @@ def _drive(
         drop_checkpoints_off_front(study, exchange)
         for trial in study.front():
             exchange.bring(study.checkpoint(trial))
-        files = write_tables(study)
+        files, pictures = write_tables(study), []
         if _has("report", "no report.html is written", display):
             files["report"] = write_report(study)
+            pictures = [] if mirror is None else write_pictures(study)
         mirrored = mirror is None or mirror.finish(
-            files, complete=complete, dataset=problem.dataset
+            files, pictures, complete=complete, dataset=problem.dataset
         )
     if error is not None:
         raise error

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -169,6 +169,7 @@ class MlflowMirror:
     def finish(
         self,
         files: Mapping[str, Path],
+        figures: Sequence[Path] = (),
         *,
         complete: bool,
         dataset: Dataset[ImageSource] | None = None,
@@ -177,6 +178,7 @@ class MlflowMirror:
 
         Args:
             files: artifacts for the parent run, by name.
+            figures: pictures for it, which MLflow's interface shows.
             complete: whether the study has ended, or was interrupted.
             dataset: what the networks were trained on; front members then get models.
 
@@ -197,6 +199,8 @@ class MlflowMirror:
         post(partial(store.log_summary, _summary(self.study), int(time.time() * 1000)))
         for path in files.values():
             post(partial(store.log_file, path))
+        for picture in figures:
+            post(partial(store.log_file, picture, "figures"))
         post(partial(store.log_text, "config.toml", shown(self.study.config.to_toml())))
         environment = json.dumps(describe_environment(), indent=1)
         post(partial(store.log_text, "environment.json", environment))
@@ -454,7 +458,7 @@ def _splits(study: Study, dataset: Dataset[ImageSource]) -> list[DataSplit]:
     return [
         DataSplit(
             name=f"{dataset.name} {context}",
-            digest=split.digest,
+            digest=split.fingerprint,
             source=study.config.data.path or study.config.data.name,
             context=context,
             profile=json.dumps({"images": len(split), "shape": shape, "classes": dataset.classes}),

@@ -1,8 +1,11 @@
 """Commands about studies: search, resume, pareto, export, ui."""
 
+import json
 import os
 import socket
 import sys
+import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -228,7 +231,10 @@ def ui(
     if uri.startswith(("http://", "https://")):
         say(f"study {name} is on the tracking server {shown(uri.rstrip('/'))}{place}")
         return
-    chosen = _free_port(port)
+    chosen, serves = _port_for(port, place)
+    if serves:
+        say(f"MLflow shows it already, on http://127.0.0.1:{chosen}{place}; no other is started")
+        return
     if port is None and chosen != _PORT:
         say(f"port {_PORT} is taken; this is the next free one")
     say(f"MLflow on http://127.0.0.1:{chosen}{place} (in some seconds); stop it with Ctrl-C")
@@ -276,19 +282,43 @@ def _drive(
         raise typer.Exit(1)
 
 
-def _free_port(wanted: int | None) -> int:
-    """The wanted port, or the first free one from 5000 on.
+def _port_for(wanted: int | None, place: str) -> tuple[int, bool]:
+    """The wanted port, or the first from 5000 on, that is free or whose server shows the study.
+
+    A server outlives a command that was killed; it is taken as it is.
+
+    Args:
+        wanted: by the user.
+        place: of the study's parent run in MLflow's interface; empty if there is none.
+
+    Returns:
+        The port, and whether such a server has it.
 
     Raises:
-        ConfigError: the wanted port is taken.
+        ConfigError: the wanted port is taken by something else.
     """
     for port in range(_PORT, _PORT + 100) if wanted is None else (wanted,):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
-            except (OSError, OverflowError):
+            except OSError:
+                if place and _serves(port, place.rpartition("/")[2]):
+                    return port, True
                 continue
-            return port
+            except OverflowError:
+                continue
+            return port, False
     what = "ports 5000 to 5099 are" if wanted is None else f"port {wanted} is"
     raise ConfigError(f"{what} taken; choose another with --port")
+
+
+def _serves(port: int, run_id: str) -> bool:
+    """Whether an MLflow server on this port of loopback knows a run."""
+    address = f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/get?run_id={run_id}"
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(address, timeout=2) as answer:
+            return bool(json.load(answer)["run"]["info"]["run_id"] == run_id)
+    except (OSError, HTTPException, ValueError, LookupError, TypeError):  # no server of MLflow's
+        return False

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -14,7 +15,9 @@ from typing import Any
 import pytest
 
 from hwmodel.crossbar import SignEncoding
+from search.cli import app
 from search.page import write_report
+from search.report import write_pictures
 from search.study import Study
 from search.tracking import MlflowMirror
 from tests.browser import page
@@ -42,14 +45,17 @@ def study(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Stu
     save(study.folder.checkpoint(best), MLP, SignEncoding.DIFFERENTIAL)
     mirror = MlflowMirror(study)
     dataset: Dataset[Any] = Dataset(name="toys", train=toy_images(), test=toy_images(8, seed=1))
-    assert mirror.finish({"report": write_report(study)}, complete=True, dataset=dataset)
+    files, pictures = {"report": write_report(study)}, write_pictures(study)
+    assert mirror.finish(files, pictures, complete=True, dataset=dataset)
     mirror.close()
     return study
 
 
 @pytest.fixture(scope="module")
-def address(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the parent run that `crossfront ui` prints."""
+def served(
+    study: Study, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address of the parent run that `crossfront ui` prints, and its process."""
     command = [sys.executable, "-m", "search.cli", "ui", "tiny", "--port", str(free_port())]
     command += ["--storage", str(study.folder.storage)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -74,9 +80,14 @@ def address(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         until(answers, server)
         printed = found()
         assert printed is not None
-        yield printed[0]
+        yield printed[0], server
     finally:
         end(server, group=True)
+
+
+@pytest.fixture
+def address(served: tuple[str, subprocess.Popen[bytes]]) -> str:
+    return served[0]
 
 
 def test_user_of_mlflow_alone_finds_the_front_and_the_report(page: Any, address: str) -> None:
@@ -110,6 +121,26 @@ def test_report_is_shown_among_the_artifacts(page: Any, address: str) -> None:
     frame = page.frame_locator("iframe")
     frame.locator("#front-plot .main-svg").first.wait_for(timeout=30_000)
     shot(page, "artifact")
+
+
+def test_figures_are_shown_among_the_artifacts(page: Any, address: str) -> None:
+    page.goto(f"{address}/artifacts/figures/front.png")
+    page.wait_for_function(
+        "width => [...document.images].some(image => image.naturalWidth === width)", arg=1000
+    )
+    shot(page, "figure")
+
+
+def test_server_that_outlives_a_killed_command_is_found_again(
+    study: Study, served: tuple[str, subprocess.Popen[bytes]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    address, server = served
+    os.kill(server.pid, signal.SIGKILL)
+    server.wait()
+    port = address.split("/#")[0].rpartition(":")[2]
+    storage = str(study.folder.storage)
+    assert app(["ui", "tiny", "--port", port, "--storage", storage], standalone_mode=False) is None
+    assert f"shows it already, on {address};" in capsys.readouterr().err
 
 
 def shot(page: Any, name: str) -> None:

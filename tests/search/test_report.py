@@ -10,7 +10,7 @@ import pytest
 
 from search.objectives import COSTS, OBJECTIVES
 from search.page import write_report
-from search.report import pareto_json, ratios, write_tables
+from search.report import pareto_json, ratios, write_pictures, write_tables
 from search.study import Study
 from search.units import display_name, display_value
 from spaces import Candidate
@@ -220,6 +220,16 @@ def test_report_is_written_for_any_objectives(tmp_path: Path, objectives: list[s
 def test_report_of_a_study_without_results(tmp_path: Path) -> None:
     page = read_page(write_report(new_study(tmp_path, dense=False)))
     assert "no trial has ended" in page.text
+
+
+def test_pictures_are_those_that_there_is_something_for(filled: Study, tmp_path: Path) -> None:
+    empty = new_study(tmp_path / "empty")
+    single = new_study(tmp_path / "single", objectives=["area"])
+    try_one(single, done(0.9, 0.5))
+    drawn = [[path.name for path in write_pictures(s)] for s in (empty, single, filled)]
+    assert drawn == [[], ["hypervolume.png"], ["front.png", "hypervolume.png"]]
+    for path in write_pictures(filled):
+        assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_ratios_say_how_many_times_less_a_trial_costs() -> None:

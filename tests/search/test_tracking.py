@@ -13,6 +13,7 @@ import pytest
 
 import search.tracking
 from hwmodel.errors import TrackingError
+from search.report import write_pictures
 from search.study import Study
 from search.tracking import MlflowMirror, mirrored_runs, tracking_uri
 from spaces import Candidate, LayerSetting, Suggester
@@ -426,7 +427,8 @@ def test_finish_closes_the_parent_with_summary_and_files(
     try_one(study, done(0.85, 0.5))
     report = tmp_path / "report.html"
     report.write_text("<html></html>")
-    assert mirror.finish({"report": report}, complete=True)
+    pictures = write_pictures(study)
+    assert mirror.finish({"report": report}, pictures, complete=True)
     (parent,) = parents_of(study)
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["dense_accuracy"] == 0.9
@@ -434,7 +436,9 @@ def test_finish_closes_the_parent_with_summary_and_files(
     assert parent.data.metrics["hypervolume"] == pytest.approx(study.hypervolume())
     client = client_of(study)
     names = {file.path for file in client.list_artifacts(mirror.parent)}
-    assert names == {"report.html", "config.toml", "environment.json"}
+    assert names == {"report.html", "config.toml", "environment.json", "figures"}
+    figures = {file.path for file in client.list_artifacts(mirror.parent, "figures")}
+    assert figures == {"figures/front.png", "figures/hypervolume.png"}
     text = Path(client.download_artifacts(mirror.parent, "config.toml")).read_text()
     assert text == study.config.to_toml()
 

@@ -12,13 +12,19 @@ from typing import Any
 
 import mlflow
 import pytest
+import torch
 
+from hwmodel.crossbar import SignEncoding
 from hwmodel.errors import TrackingError
 from search.mlflow_store import check_tracking
 from search.study import Study
-from search.tracking import MlflowMirror, mirrored_runs
+from search.tracking import MlflowMirror, mirrored_runs, register_member
 from tests.search.fakes import done, new_study, try_one
 from tests.search.servers import MlflowServer, new_database
+from tests.trainers.test_export import save
+from tests.trainers.toys import MLP, toy_images
+from trainers.checkpoint import load_checkpoint
+from trainers.data import Dataset
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +120,29 @@ def test_study_is_mirrored_over_postgresql_with_a_login(
     client = mlflow.MlflowClient(tracking_uri=study.config.mlflow.tracking_uri)
     files = {n: client.list_artifacts(run.info.run_id) for n, run in children.items()}
     assert not any(files[n] for n in children if n != last)
+
+
+def test_registered_model_lies_on_the_server_and_loads_there(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = try_one(study, done(0.8, 0.5))
+    save(study.folder.checkpoint(number), MLP, SignEncoding.DIFFERENTIAL)
+    images = toy_images(8)
+    dataset: Dataset[Any] = Dataset(name="toys", train=images, test=images)
+    mirror = MlflowMirror(study)
+    assert mirror.finish({}, complete=True, dataset=dataset)
+    mirror.close()
+    (member,) = study.front()
+    assert [register_member(study, member, "toy") for _ in range(2)] == [1, 1]
+    uri = study.config.mlflow.tracking_uri
+    version = mlflow.MlflowClient(tracking_uri=uri).get_model_version("toy", "1")
+    assert version.run_id == mirrored_runs(study)[number]
+    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", uri)
+    pixels = images.images.float().div(255)
+    found = mlflow.pyfunc.load_model("models:/toy/1").predict(pixels.numpy())
+    with torch.no_grad():
+        expected = load_checkpoint(study.checkpoint(member)).network(pixels)
+    assert torch.allclose(torch.from_numpy(found), expected)
 
 
 def test_wrong_password_is_one_line(

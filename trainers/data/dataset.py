@@ -70,6 +70,11 @@ class ImageSet:
             self._digest.append(content.hexdigest())
         return self._digest[0]
 
+    @property
+    def fingerprint(self) -> str:
+        """The digest: the images are in memory anyway."""
+        return self.digest
+
     def subset(self, count: int) -> "ImageSet":
         """The first `count` images, taken from each class in turn.
 

@@ -52,6 +52,11 @@ class ImageSource(Protocol):
         """SHA-256 (hex) over whatever the images are decoded from; computed once."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) that tells sets apart without reading files; of no use as a proof."""
+        ...
+
     def __len__(self) -> int:
         """Number of images."""
         ...

@@ -94,6 +94,25 @@ class StreamedImages:
             self._digest.append(content.hexdigest())
         return self._digest[0]
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the files' names, sizes and times, the labels and the images' shape.
+
+        No file is opened, so that a set of any size has it at once. A copy of the files under other
+        times has another one, and a file that was changed behind its size and time has the same.
+
+        Raises:
+            DataError: a file is gone.
+        """
+        content = hashlib.sha256(repr((self.shape, self._labels().tolist())).encode())
+        for path in dict.fromkeys(group.path for group in self.groups):
+            try:
+                found = path.stat()
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+            content.update(repr((path.name, found.st_size, found.st_mtime_ns)).encode())
+        return content.hexdigest()
+
     def subset(self, count: int) -> ImageSet:
         """The first `count` images, taken from each class in turn, decoded into memory.
 

@@ -1,4 +1,5 @@
 import gc
+import os
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
@@ -249,6 +250,27 @@ def test_digest_tells_files_and_sizes_apart(shards: list[Path], tmp_path: Path) 
     found = {digest(shards), digest(shards[:2]), digest(shards[::-1]), digest(shards, 5)}
     assert len(found) == 4
     assert digest(shards_of(tmp_path)) == digest(shards)
+
+
+def test_fingerprint_tells_files_apart_and_opens_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = shards_of(tmp_path)
+    sets = [stream_parquet(s, buffer=2) for s in (shards, shards[:2], shards[::-1], shards)]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("reads a file")
+
+    with monkeypatch.context() as shut:
+        shut.setattr(Path, "open", refuse)
+        found = [images.fingerprint for images in sets]
+    assert found[0] == found[3]
+    assert len(set(found)) == 3
+    os.utime(shards[0], (1, 1))
+    assert sets[0].fingerprint != found[0]
+    shards[0].unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        _ = sets[0].fingerprint
 
 
 def test_fewer_images_than_a_batch_are_refused(images: StreamedImages) -> None:
