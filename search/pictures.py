@@ -1,5 +1,6 @@
 """Pictures as files, for papers and slides. The only module that draws with matplotlib."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
@@ -11,6 +12,8 @@ from hwmodel.compare import breakdown
 from hwmodel.cost_report import CostReport
 from hwmodel.errors import ConfigError, OutOfRangeError
 from hwmodel.extras import need
+from search.front import nondominated
+from search.objectives import ACCURACIES, COSTS
 from search.units import AXES, display_name
 
 if TYPE_CHECKING:
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["adc_curves", "bits_map", "cost_breakdown", "front_scatter", "volume_steps"]
 
 _FORMATS = (".svg", ".png")
+_SHOWN_BELOW_DENSE = 0.1
+"""Accuracy; whoever loses more would press the rest of the picture together."""
+_LABEL_PX = (18, 11)
+"""Width and height of a trial's number."""
 _STYLES = ("-", "--", "-.", ":")
 """In turn, since two laws may agree in one panel."""
 _PANELS = (
@@ -124,7 +131,9 @@ def front_scatter(
     objectives: Sequence[str],
     path: Path,
 ) -> None:
-    """Draws the first objective against each of the others, one panel each.
+    """Draws the first objective against each of the others, one panel each, costs on log scales.
+
+    A line joins the members that are best in a panel's two objectives.
 
     Args:
         front: what each member stands for, by its trial's number, which is written beside it.
@@ -137,25 +146,54 @@ def front_scatter(
         ConfigError: another ending, or a file that cannot be written.
     """
     goal, *rest = objectives
+    floor = dense[goal] - _SHOWN_BELOW_DENSE if goal in ACCURACIES and dense else -math.inf
     with _figure(path, width=1 + 4.5 * len(rest), height=5) as figure:
+        from matplotlib.ticker import LogLocator
+
         panels = figure.subplots(1, len(rest), squeeze=False)[0]
+        members = list(front.values())
+        if any(point[goal] < floor for point in (*members, *others)):
+            figure.suptitle(f"candidates below {floor:.3g} are not shown", fontsize="small")
         for axes, name in zip(panels, rest, strict=True):
             for points, label, style in (
                 (others, "other candidates", {"color": "0.65", "marker": ".", "s": 30}),
-                (list(front.values()), "front", {"color": "tab:blue", "marker": "o"}),
+                (members, "front", {"color": "tab:blue", "marker": "o"}),
                 ([dense] if dense else [], "dense", {"color": "tab:red", "marker": "*", "s": 120}),
             ):
-                found = [[point[key] * AXES[key][1] for point in points] for key in (name, goal)]
-                axes.scatter(*found, label=label, **style)
-            for number, point in front.items():
-                place = (point[name] * AXES[name][1], point[goal] * AXES[goal][1])
-                axes.annotate(
-                    str(number), place, (4, 4), textcoords="offset points", fontsize="small"
-                )
+                high = [point for point in points if point[goal] >= floor]
+                axes.scatter(*_columns(high, name, goal), label=label, **style)
+            best = [members[index] for index in nondominated(members, [goal, name])]
+            best.sort(key=lambda point: point[name])
+            axes.step(*_columns(best, name, goal), "tab:blue", where="post", lw=0.8, zorder=1)
             axes.set(xlabel=display_name(name), ylabel=display_name(goal), axisbelow=True)
+            if name in COSTS:
+                axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.xaxis.set_major_formatter("{x:g}")
+                axes.xaxis.set_minor_formatter("")
+            axes.set_ylim(bottom=max(floor, axes.get_ylim()[0]))
             axes.grid(visible=True, alpha=0.3)
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=3)
+        figure.draw_without_rendering()  # places are known from here on
+        for axes, name in zip(panels, rest, strict=True):
+            shown = {n: point for n, point in front.items() if point[goal] >= floor}
+            _label(axes, {n: (p[name] * AXES[name][1], p[goal]) for n, p in shown.items()})
+
+
+def _columns(points: Sequence[Mapping[str, float]], *names: str) -> tuple[list[float], ...]:
+    """Objectives of points in the units that people read."""
+    return tuple([point[name] * AXES[name][1] for point in points] for name in names)
+
+
+def _label(axes: "Axes", places: Mapping[int, tuple[float, float]]) -> None:
+    """Numbers beside places, where there is room for them."""
+    taken: list[tuple[float, float]] = []
+    for number, place in places.items():
+        x, y = axes.transData.transform(place)
+        if all(abs(x - a) > _LABEL_PX[0] or abs(y - b) > _LABEL_PX[1] for a, b in taken):
+            taken.append((x, y))
+            axes.annotate(str(number), place, (4, 4), textcoords="offset points", fontsize="small")
 
 
 def volume_steps(volumes: Sequence[float], path: Path) -> None:

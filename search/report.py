@@ -9,6 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hwmodel.cost_report import gain
+from hwmodel.errors import ConfigError, StudyError
 from search.evaluate import FAILED
 from search.objectives import ACCURACIES, COSTS, direction
 from search.rescore import Rescored
@@ -16,7 +17,7 @@ from search.study import Study, status, values
 from search.tracking import mirrored_runs
 from search.units import display_number
 
-__all__ = ["over_seeds", "pareto_json", "ratios", "write_pictures", "write_tables"]
+__all__ = ["draw_front", "over_seeds", "pareto_json", "ratios", "write_pictures", "write_tables"]
 
 
 def ratios(dense: dict[str, float], found: dict[str, float]) -> dict[str, float]:
@@ -112,24 +113,48 @@ def write_pictures(study: Study) -> list[Path]:
     They are those that there is something for: a front needs two objectives.
     """
     from search.figures import volumes
-    from search.pictures import front_scatter, volume_steps
+    from search.pictures import volume_steps
 
     folder = study.folder.path / "figures"
     folder.mkdir(exist_ok=True)
-    measured, front = study.measured(), study.front()
-    if not measured:
+    if not study.measured():
         return []
     volume = folder / "hypervolume.png"
     volume_steps(volumes(study), volume)
+    if len(study.config.study.objectives) < 2:
+        return [volume]
+    picture = folder / "front.png"
+    draw_front(study, picture)
+    return [picture, volume]
+
+
+def draw_front(study: Study, path: Path, rescored: Rescored | None = None) -> None:
+    """Draws the front of a study, finished or running, over each of its costs.
+
+    Args:
+        study: with two objectives or more.
+        path: the file to write; its ending chooses SVG or PNG.
+        rescored: the study under another ADC law; its front alone is drawn, and the dense network.
+
+    Raises:
+        ConfigError: one objective, another ending, or a file that cannot be written.
+        StudyError: nothing is measured yet.
+    """
+    from search.pictures import front_scatter
+
     objectives = sorted(study.config.study.objectives, key=lambda name: name in COSTS)
     if len(objectives) < 2:
-        return [volume]
-    members = dict(zip([t.number for t in front], study.front_means(), strict=True))
-    others = study.all_means([trial for trial in measured if trial.number not in members])
+        raise ConfigError(f"study.objectives is {objectives}; a picture needs two or more")
+    if not study.measured():
+        raise StudyError(f"study {study.folder.name!r} has no measured trial to draw yet")
+    if rescored is not None:
+        members = {trial.number: found for trial, found in rescored.front}
+        front_scatter(members, [], rescored.dense, objectives, path)
+        return
+    members = dict(zip([t.number for t in study.front()], study.front_means(), strict=True))
+    others = study.all_means([t for t in study.measured() if t.number not in members])
     dense = {} if study.dense is None else study.dense.values
-    picture = folder / "front.png"
-    front_scatter(members, others, dense, objectives, picture)
-    return [picture, volume]
+    front_scatter(members, others, dense, objectives, path)
 
 
 def _write_table(trials: Sequence[FrozenTrial], front: set[int], path: Path) -> None:

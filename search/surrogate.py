@@ -18,16 +18,20 @@ Source: expected hypervolume improvement as in Emmerich et al., 2011; the additi
 """
 
 import math
+import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
 from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.geometry import LayerShape
@@ -93,6 +97,7 @@ class SurrogateSampler:
         self._measured: dict[int, _Measurement] = {}
         """Of trials that have ended, by number."""
         self._planned_dense = problem.planned_dense()
+        threading.Thread(target=_import_libraries, name="imports", daemon=True).start()
 
     def __call__(self) -> dict[str, Any]:
         """Parameters worth evaluating next."""
@@ -421,9 +426,22 @@ class _Process:
         return np.asarray((features[:, self._used] - self._centre) / self._scale)
 
 
-def _one_thread() -> threadpool_limits:
+def _import_libraries() -> None:
+    """Takes seconds, in which the first trials train; later, workers would wait for a proposal."""
+    for name in ("scipy.special", "sklearn.gaussian_process"):
+        import_module(name)
+
+
+def _one_thread() -> AbstractContextManager[Any]:
     """Small matrices gain nothing by more threads, and would wait for those that hold no core."""
-    return threadpool_limits(limits=1, user_api="blas")
+    limiter: AbstractContextManager[Any] = _libraries().limit(limits=1, user_api="blas")
+    return limiter
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """What is loaded once the regression's library is; to look for it takes milliseconds."""
+    return ThreadpoolController()
 
 
 def expected_improvement(front: Array, mean: Array, spread: Array, costs: Array) -> Array:

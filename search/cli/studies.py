@@ -138,6 +138,9 @@ def pareto(
             help="Price it anew under another ADC law.", autocompletion=completes(lambda: LAWS)
         ),
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw it to this file, SVG or PNG, too.")
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -145,7 +148,7 @@ def pareto(
     from search.cli.output import print_json, print_rescored, print_summary
     from search.cli.progress import progress_bars
     from search.folder import StudyFolder
-    from search.report import pareto_json
+    from search.report import draw_front, pareto_json
     from search.rescore import rescore
     from search.study import Study
 
@@ -154,6 +157,8 @@ def pareto(
     if under is not None:
         with progress_bars(quiet=quiet or as_json):
             rescored = rescore(study, under)
+    if plot is not None:
+        draw_front(study, plot, rescored)
     if as_json:
         print_json(pareto_json(study, rescored))
     elif rescored is not None:
