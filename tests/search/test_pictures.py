@@ -8,7 +8,7 @@ from hwmodel.components import load_preset
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import ConfigError
 from hwmodel.geometry import LayerShape, plan_layer
-from search.pictures import adc_curves, bits_map, cost_breakdown
+from search.pictures import adc_curves, bits_map, cost_breakdown, front_scatter
 
 LAWS: list[AdcLaw] = [*ADC_LAWS.values(), BoundLaw()]
 
@@ -86,3 +86,22 @@ def test_bits_map_writes_every_resolution(tmp_path: Path) -> None:
     drawn = path.read_text(encoding="utf-8")
     for text in ("conv1", "fc", "4", "5", "6", "11", "12", "ADC bits"):
         assert f"<!-- {text} -->" in drawn
+
+
+def test_front_names_members_where_there_is_room_and_leaves_out_what_lost_much(
+    tmp_path: Path,
+) -> None:
+    def at(accuracy: float, area_mm2: float) -> dict[str, float]:
+        return {"accuracy": accuracy, "area": area_mm2 * 1e-6}
+
+    front = {71: at(0.9, 1.0), 72: at(0.9, 1.001), 73: at(0.85, 0.1), 74: at(0.5, 0.05)}
+    path = tmp_path / "front.svg"
+    front_scatter(front, [at(0.84, 0.5)], at(0.91, 2.0), ["accuracy", "area"], path)
+    drawn = path.read_text(encoding="utf-8")
+    shown = [number for number in front if f"<!-- {number} -->" in drawn]
+    assert shown == [71, 73]
+    for text in ("candidates below 0.81 are not shown", "Chip area (mm2)", "0.1", "dense"):
+        assert f"<!-- {text} -->" in drawn
+    del front[74]
+    front_scatter(front, [], {}, ["accuracy", "area"], path)
+    assert "not shown" not in path.read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from hwmodel.errors import ConfigError, OutOfRangeError, StudyError
 from hwmodel.geometry import LayerShape, MappedLayer, plan_layer
 from search.evaluate import COMPLETE, Evaluation
 from search.objectives import COSTS, cost_values
-from search.report import pareto_json
+from search.report import draw_front, pareto_json
 from search.rescore import rescore
 from search.study import Study
 from tests.search.fakes import DENSE_VALUES, Ladder, done, new_study, price
@@ -91,6 +91,16 @@ def test_bounds_are_held_under_the_new_law(tmp_path: Path) -> None:
     study = study_of(tmp_path, (0.85, 5, 40), constraints=["adc_area <= 0.5x"])
     (member,) = study.front()
     assert rescore(study, "linear").left == (member.number,)
+
+
+def test_front_under_another_law_is_drawn(tmp_path: Path) -> None:
+    study = study_of(tmp_path, (0.85, 1, 40), (0.86, 5, 40))
+    rescored = rescore(study, "pow2")
+    draw_front(study, tmp_path / "own.svg")
+    draw_front(study, tmp_path / "pow2.svg", rescored)
+    own, other = ((tmp_path / f"{name}.svg").read_text() for name in ("own", "pow2"))
+    assert own != other
+    assert all(f"<!-- {trial.number} -->" in other for trial, _ in rescored.front)
 
 
 def test_law_that_refuses_or_is_unknown_is_one_of_our_errors(tmp_path: Path) -> None:

@@ -636,6 +636,30 @@ def test_pareto_shows_front_ratios_and_what_to_type_next(run: Run, study: Study)
     assert "ADC law sar_split, policy layer" in answer.out
 
 
+def test_pareto_draws_the_front(run: Run, study: Study, tmp_path: Path) -> None:
+    assert run("pareto", "tiny", "--plot", "front.svg").code == 0
+    first = Path("front.svg").read_text(encoding="utf-8")
+    assert "<svg" in first
+    assert run("pareto", "tiny", "--json", "--plot", "front.svg").json["front"]
+    assert Path("front.svg").read_text(encoding="utf-8") == first
+    assert "'front.gif'; allowed" in one_line(run("pareto", "tiny", "--plot", "front.gif"))
+    assert "front.png: " in one_line(run("pareto", "tiny", "--plot", "nowhere/front.png"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "study 'tiny' has no measured trial to draw yet"),
+        ({"objectives": ["area"]}, "study.objectives is ['area']; a picture needs two or more"),
+    ],
+)
+def test_pareto_that_cannot_be_drawn_says_why(
+    run: Run, tmp_path: Path, settings: dict[str, Any], expected: str
+) -> None:
+    new_study(tmp_path / "studies", **settings)
+    assert expected in one_line(run("pareto", "tiny", "--plot", "front.svg"))
+
+
 def test_quiet_leaves_the_result_and_no_hints(run: Run, study: Study, tmp_path: Path) -> None:
     answer = run("pareto", "tiny", "-q")
     assert answer.code == 0
