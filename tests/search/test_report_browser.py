@@ -15,6 +15,27 @@ from tests.search.fakes import done, failed, new_study, try_one
 
 __all__ = ["page"]
 
+PLACES = """() => {
+  const scene = document.getElementById("front-plot")._fullLayout.scene._scene;
+  if (!scene || !scene.glplot || !scene.dataScale) return [];
+  const { model, view, projection } = scene.glplot.cameraParams;
+  const times = (matrix, place) => [0, 1, 2, 3].map((row) =>
+    place.reduce((sum, value, column) => sum + matrix[4 * column + row] * value, 0));
+  const along = (letter, value, index) => {
+    const axis = scene.fullSceneLayout[`${letter}axis`];
+    return (axis.type === "log" ? Math.log10(value) : value) * scene.dataScale[index];
+  };
+  const box = scene.glplot.canvas.getBoundingClientRect();
+  const front = document.getElementById("front-plot").data.find(({ name }) => name === "front");
+  return front.customdata.map((number, point) => {
+    const place = ["x", "y", "z"].map((axis, index) => along(axis, front[axis][point], index));
+    const clip = times(projection, times(view, times(model, [...place, 1])));
+    const [right, up] = [clip[0] / clip[3], clip[1] / clip[3]];
+    return [number, box.x + ((right + 1) / 2) * box.width, box.y + ((1 - up) / 2) * box.height];
+  });
+}"""
+"""Each front member's number and place on the screen, through the scene's camera."""
+
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
@@ -91,6 +112,22 @@ def test_axes_can_be_chosen_and_three_objectives_shown(page: Any, study: Study) 
     page.locator("#three").check()
     page.wait_for_selector("#front-plot canvas, #front-plot .no-webgl", state="attached")
     assert [text for text in complaints if "WebGL" not in text] == []
+
+
+def test_candidate_is_pinned_in_three_dimensions(page: Any, study: Study) -> None:
+    opened(page, study)
+    page.locator("#three").check()
+    page.wait_for_selector("#front-plot canvas, #front-plot .no-webgl", state="attached")
+    if page.locator("#front-plot .no-webgl").count():
+        pytest.skip("this browser draws no WebGL")
+    page.wait_for_function(f"({PLACES})().length > 0")
+    number, x, y = page.evaluate(PLACES)[-1]
+    page.mouse.move(x - 40, y - 40)
+    page.mouse.move(x, y, steps=5)
+    page.wait_for_timeout(300)  # Plotly's scene looks under the mouse when it next draws
+    page.mouse.down()
+    page.locator("#pinned").filter(has_text=f"Trial {number}: tinyadc").wait_for()
+    page.mouse.up()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
