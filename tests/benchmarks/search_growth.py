@@ -1,12 +1,12 @@
 """What a trial costs the driver as a study grows, without training or Ray.
 
-    python tests/benchmarks/search_growth.py [--trials 10000] [--running 1000]
+    python tests/benchmarks/search_growth.py [--trials 10000] [--running 1000] [--samplers ...]
 
 Candidates of the demo's LeNet-5 space with exact planned costs and a made-up accuracy, which grows
 with what their layers keep. For each sampler, at some sizes of the study: milliseconds to propose
 and to record a trial (median of the last hundred), resident memory, and seconds to open the study
-anew. `--running` trials are open at once in one more study, as with so many workers. Writes
-`results/search_growth.json`.
+anew. `--running` trials (0: none) are open at once in one more study, as with so many workers.
+Writes `results/search_growth.json`.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from search.evaluate import Evaluation, Problem, load_problem
 from search.folder import StudyFolder
 from search.run import make_space
 from search.study import Proposal, Study
+from search.surrogate import SurrogateSampler
 from spaces.candidate import Candidate
 
 HERE = Path(__file__).parent
@@ -45,9 +46,10 @@ def main() -> None:
     for sampler in options.samplers:
         found[sampler] = grow(sampler, options.trials, 2)
         RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    name = f"random, {options.running} running"
-    found[name] = grow("random", 3 * options.running, options.running)
-    RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if options.running:
+        name = f"random, {options.running} running"
+        found[name] = grow("random", 3 * options.running, options.running)
+        RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def grow(sampler: str, trials: int, workers: int) -> list[dict[str, Any]]:
@@ -64,9 +66,10 @@ def grow(sampler: str, trials: int, workers: int) -> list[dict[str, Any]]:
         study.set_dense(
             Evaluation(status="complete", values={"accuracy": DENSE, **planned_dense}, epochs=0)
         )
+        own_sampler = SurrogateSampler(study, space, problem) if sampler == "surrogate" else None
         while not study.over:
             started = time.perf_counter()
-            proposal = study.propose(space, problem.planned_costs, planned_dense)
+            proposal = study.propose(space, problem.planned_costs, planned_dense, own_sampler)
             asked.append(1000 * (time.perf_counter() - started))
             if proposal is not None:
                 running.append(proposal)
