@@ -280,6 +280,12 @@ class Study:
         """All trials, oldest first."""
         return self._handle.get_trials(deepcopy=False)
 
+    def _read(self) -> list[FrozenTrial]:
+        """All trials, after the ledger has taken in what is new; costs time for each trial."""
+        trials = self.trials()
+        self._ledger.read(trials)
+        return trials
+
     def ended(self) -> list[FrozenTrial]:
         """Trials that are over, whatever came of them."""
         return [trial for trial in self.trials() if trial.state.is_finished()]
@@ -294,20 +300,20 @@ class Study:
 
     def counts(self) -> dict[str, int]:
         """Trials by what came of them, with the names of `crossfront pareto --json`."""
-        self._ledger.read(self.trials())
+        self._read()
         names = (COMPLETE, _PRUNED, FAILED, _INFEASIBLE, _PROJECTED)
         return {name: self._ledger.counts[name] for name in names}
 
     @property
     def spent(self) -> int:
         """Trials that count against the budget."""
-        counts = self.counts()
-        return counts[COMPLETE] + counts[_PRUNED] + counts[FAILED]
+        self._read()
+        return self._ledger.spent
 
     @property
     def epochs(self) -> int:
         """Epochs that all trials together have trained."""
-        self._ledger.read(self.trials())
+        self._read()
         return self._ledger.epochs
 
     def measured(self) -> list[FrozenTrial]:
@@ -316,8 +322,8 @@ class Study:
 
     def front(self) -> list[FrozenTrial]:
         """Measured trials within all bounds that no other such trial dominates."""
-        self._ledger.read(self.trials())
-        return sorted(self._ledger.front, key=lambda trial: trial.number)
+        self._read()
+        return self._ledger.members()
 
     def hypervolume(self) -> float:
         """Share of the cube below the reference point that the front dominates."""
@@ -327,26 +333,27 @@ class Study:
 
     def front_means(self) -> list[dict[str, float]]:
         """What each member of the front stands for, in the front's order."""
-        return self.all_means(self.front())
+        self._read()
+        return self._ledger.front_means()
 
     def repeats(self, trial: FrozenTrial) -> list[FrozenTrial]:
         """The repeats of a trial that have ended, failed ones included."""
-        self._ledger.read(self.trials())
+        self._read()
         return self._ledger.repeats.get(trial.number, [])
 
     def spreads(self, trial: FrozenTrial) -> dict[str, Spread]:
         """What a measured trial came to over its seeds, by objective."""
-        self._ledger.read(self.trials())
+        self._read()
         return self._ledger.spreads(trial)
 
     def means(self, trial: FrozenTrial) -> dict[str, float]:
         """What a measured trial stands for on the front: `values`, if it has no repeats."""
-        self._ledger.read(self.trials())
+        self._read()
         return self._ledger.means(trial)
 
     def all_means(self, trials: Sequence[FrozenTrial]) -> list[dict[str, float]]:
         """What each of these trials stands for; the study is read once for all of them."""
-        self._ledger.read(self.trials())
+        self._read()
         return [self._ledger.means(trial) for trial in trials]
 
     def violations(self, trial: FrozenTrial) -> Mapping[str, float]:
@@ -478,10 +485,15 @@ class Study:
     @property
     def exhausted(self) -> str | None:
         """Why no further candidates are asked for; None while they are."""
-        goal = self.config.study
-        if self.spent >= goal.trials:
-            return f"{self.spent} of {goal.trials} trials are spent (more: --max-trials)"
-        if goal.epochs is not None and self.epochs >= goal.epochs:
+        self._read()
+        return self._exhausted()
+
+    def _exhausted(self) -> str | None:
+        """The same, as the ledger was read last."""
+        goal, spent = self.config.study, self._ledger.spent
+        if spent >= goal.trials:
+            return f"{spent} of {goal.trials} trials are spent (more: --max-trials)"
+        if goal.epochs is not None and self._ledger.epochs >= goal.epochs:
             return f"{goal.epochs} epochs of training are spent (more: --max-epochs)"
         volumes = self._ledger.volumes
         if goal.least_gain is not None and len(volumes) > goal.gain_trials:
@@ -567,25 +579,21 @@ class Study:
         """Ends a measured trial."""
         trial = self._open.pop(number).trial
         measured = trial.user_attrs["evaluation"]["values"]
-        known = self.trials()[number].constraints
-        for bound, violation in self._violations(measured, self._dense_values()).items():
+        known = self._read()[number].constraints
+        found = self._violations(measured, self._dense_values())
+        for bound, violation in found.items():
             if bound not in known:
                 trial.set_constraint(bound, violation)
         if outcome != REPEATED:
-            trial.set_user_attr("hypervolume", self._volume_with(number))
+            points = self._ledger.front_means()
+            if all(violation <= 0 for violation in {**found, **known}.values()):
+                points.append(measured)
+            trial.set_user_attr("hypervolume", hypervolume(points, self.reference))
         if outcome not in (COMPLETE, REPEATED):
             self._end(trial, TrialState.PRUNED, outcome)
             return
         trial.set_user_attr("status", outcome)
         self._handle.tell(trial, [measured[name] for name in self.config.study.objectives])
-
-    def _volume_with(self, number: int) -> float:
-        """The hypervolume of the front and a trial that is about to end."""
-        trial = self.trials()[number]
-        points = self.front_means()
-        if is_feasible(trial):
-            points.append(values(trial))
-        return hypervolume(points, self.reference)
 
     def _next_rung(self, *, settle: bool = False) -> Proposal | None:
         """A trial of this driver that goes on to its next rung.
@@ -609,11 +617,10 @@ class Study:
     def _take(self, suggest: Callable[[], dict[str, Any]] | None) -> optuna.Trial | None:
         """A new trial, if the budget still has one."""
         with exclusive(self.folder.budget_lock):
-            self._ledger.read(self.trials())
-            waiting = self._ledger.waiting(self.trials())
+            waiting = self._ledger.waiting(self._read())
             scan = bool(waiting) and waiting[0].user_attrs.get("scan", False)
-            full = self.spent + self._ledger.running >= self.config.study.trials
-            if not scan and (full or self.exhausted is not None):
+            full = self._ledger.spent + self._ledger.running >= self.config.study.trials
+            if not scan and (full or self._exhausted() is not None):
                 return None
             if suggest is not None and not waiting:
                 self._handle.enqueue_trial(suggest())
@@ -820,6 +827,19 @@ class _Ledger:
                 repeated = True
         if repeated:  # whom a member hid may be on the front, now that it is worth less
             self.front = self._undominated([trial for trial in trials if self._counts(trial)])
+
+    @property
+    def spent(self) -> int:
+        """Trials that count against the budget."""
+        return self.counts[COMPLETE] + self.counts[_PRUNED] + self.counts[FAILED]
+
+    def members(self) -> list[FrozenTrial]:
+        """The front, oldest first."""
+        return sorted(self.front, key=lambda trial: trial.number)
+
+    def front_means(self) -> list[dict[str, float]]:
+        """What each member of the front stands for, oldest first."""
+        return [self.means(trial) for trial in self.members()]
 
     def waiting(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Queued trials, the next first."""
