@@ -1,6 +1,8 @@
 """Objectives as people read them: a label, a unit and a few digits."""
 
-__all__ = ["AXES", "display_name", "display_number", "display_value"]
+from search.objectives import COSTS
+
+__all__ = ["AXES", "TOTALS", "display_name", "display_number", "display_value"]
 
 AXES = {
     "accuracy": ("Accuracy", 1.0, ""),
@@ -13,6 +15,18 @@ AXES = {
     "latency": ("Latency", 1e6, "us"),
 }
 """Objective to its label, the factor from SI and the unit that people read."""
+
+TOTALS = {
+    **{field: AXES[name] for name, field in COSTS.items()},
+    "crossbars": ("Crossbars", 1.0, ""),
+    "ops_per_s": ("Throughput, dense-equivalent", 1e-9, "GOPS"),
+    "ops_per_s_per_w": ("  per watt", 1e-9, "GOPS/W"),
+    "ops_per_s_per_m2": ("  per area", 1e-15, "GOPS/mm2"),
+    "effective_ops_per_s": ("Throughput, non-zero weights", 1e-9, "GOPS"),
+    "effective_ops_per_s_per_w": ("  per watt", 1e-9, "GOPS/W"),
+    "effective_ops_per_s_per_m2": ("  per area", 1e-15, "GOPS/mm2"),
+}
+"""The same for every total of a cost report, in the order in which they are printed."""
 
 
 def display_number(objective: str, value: float) -> str:

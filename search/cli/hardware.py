@@ -281,6 +281,8 @@ def _print_cost(content: dict[str, Any]) -> None:
 
 
 def _print_totals(content: dict[str, Any]) -> None:
+    from search.units import TOTALS
+
     for layer in content["layers"]:
         print(
             f"  {layer['name']:24} {layer['crossbars']:5} crossbars of "
@@ -289,8 +291,8 @@ def _print_totals(content: dict[str, Any]) -> None:
         )
     for layer in content["digital"]:
         print(f"  {layer['name']:24} digital: {layer['macs']:.3g} multiply-accumulates")
-    for key, value in content["totals"].items():
-        print(f"  {key:18} {value:.4g}")
+    for key, (label, factor, unit) in TOTALS.items():
+        print(f"  {label:30} {content['totals'][key] * factor:.5g} {unit}".rstrip())
     less = ", ".join(f"{key} {value:.2f}" for key, value in content["ratio"].items())
     print(f"  times less than dense on the same crossbars: {less}")
 
@@ -313,10 +315,13 @@ def _print_band(band: dict[str, Any]) -> None:
 
 def _print_side_by_side(what: str, columns: dict[str, dict[str, float]]) -> None:
     """One line per total, one column per name."""
+    from search.units import TOTALS
+
     width = max([len(name) for name in columns] + [10])
-    print(f"  {what:26} " + " ".join(f"{name:>{width}}" for name in columns))
-    for key in next(iter(columns.values()), {}):
-        print(f"  {key:26} " + " ".join(f"{x[key]:>{width}.4g}" for x in columns.values()))
+    print(f"  {what:30} " + " ".join(f"{name:>{width}}" for name in columns))
+    for key, (label, factor, unit) in TOTALS.items():
+        values = " ".join(f"{x[key] * factor:>{width}.4g}" for x in columns.values())
+        print(f"  {label:30} {values} {unit}".rstrip())
 
 
 def _print_refused(refused: dict[str, str]) -> None:
