@@ -18,6 +18,7 @@ from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.exchange import Exchange
 from search.head import PATIENCE_S, HeadWatch
 from search.inputs import send_inputs
+from search.interrupts import handler_restored, interrupts_held
 from search.mlflow_store import check_tracking
 from search.page import write_report
 from search.ray_session import check_cluster, prepare_ray, start_ray
@@ -419,18 +420,20 @@ def _tune(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
-        tuner.fit()
+        with handler_restored():
+            tuner.fit()
     except RuntimeError as error:
         if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
             raise
         return False
     finally:
-        ray.shutdown()
-        if watch is not None:
-            watch.close()
-        shutil.rmtree(results, ignore_errors=True)
-        with suppress(OSError):  # another driver is still in there
-            shared.rmdir()
+        with interrupts_held():
+            ray.shutdown()
+            if watch is not None:
+                watch.close()
+            shutil.rmtree(results, ignore_errors=True)
+            with suppress(OSError):  # another driver is still in there
+                shared.rmdir()
     return True
 
 
