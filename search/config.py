@@ -30,6 +30,7 @@ from spaces.joint import SpaceConfig
 from trainers.config import NetworkConfig, TrainConfig, check_choice, check_number
 from trainers.data.catalog import DataConfig
 from trainers.methods import MethodConfig, TinyAdcConfig, method_entry, method_name
+from trainers.own import is_own
 
 __all__ = [
     "CandidateConfig",
@@ -412,6 +413,13 @@ class StudyConfig:
     def space_methods(self) -> tuple[str, ...]:
         """The methods that a search chooses from."""
         return self.space.methods or (self.method_name,)
+
+    @property
+    def own_modules(self) -> tuple[str, ...]:
+        """The user's modules, or packages of them, that network, data and methods come from."""
+        names = (self.network.name, self.data.name, self.method_name, *self.space_methods)
+        found = {name.partition(":")[0].partition(".")[0] for name in names if is_own(name)}
+        return tuple(sorted(found))
 
     def method_config(self, name: str) -> MethodConfig:
         """The settings of a method: the study's own, or those of `[methods.NAME]`, or defaults.

@@ -12,18 +12,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from search.config import named_files, with_files
+from search.config import StudyConfig, named_files, with_files
 from search.drivers import exclusive
 from search.exchange import Exchange
 from trainers.data.cache import cache_folder
 
-__all__ = ["find_inputs", "send_inputs"]
+__all__ = ["find_inputs", "own_modules", "send_inputs"]
 
 _NOT_SENT = (("data", "cache"), ("network", "checkpoint"))
 """Nodes make the one, and only the driver reads the other."""
 _LIMIT_BYTES = 2 << 30
 """Larger data must be on every node."""
 _KEPT_S = 7 * 86_400.0
+
+
+def own_modules(config: StudyConfig, folder: Path) -> list[Path]:
+    """The user's modules and packages that a folder holds; what is installed is on every node."""
+    places = (folder / f"{name}{end}" for name in config.own_modules for end in (".py", ""))
+    return [place for place in places if place.exists()]
 
 
 def send_inputs(exchange: Exchange, tables: Mapping[str, Any]) -> dict[str, str]:

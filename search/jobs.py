@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from hwmodel.errors import ClusterError, ConfigError
 from search.config import StudyConfig, relative_files
+from search.inputs import own_modules
 
 __all__ = ["Cluster", "Job", "Shipment"]
 
@@ -100,10 +101,7 @@ class Shipment:
                 files.append(str(path.relative_to(folder)))
             elif where not in _MAY_NOT_EXIST:
                 raise ConfigError(f"{where} is {name!r}, which {str(folder)!r} does not hold")
-        factory, _, attribute = settings.network.name.partition(":")
-        if attribute:
-            module = factory.partition(".")[0]
-            files += [name for name in (f"{module}.py", module) if (folder / name).exists()]
+        files += [path.name for path in own_modules(settings, folder)]
         return cls(config, tuple(files))
 
     def pack(self, to: Path) -> None:

@@ -3,6 +3,8 @@
 import logging
 import os
 import socket
+from collections.abc import Sequence
+from pathlib import Path
 
 from hwmodel.errors import ClusterError
 from search.config import RayConfig
@@ -17,23 +19,41 @@ _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5
 which the server answers with its own (RFC 9113, sections 3.4 and 6.5)."""
 
 
-def start_ray(config: RayConfig) -> None:
+def start_ray(config: RayConfig, modules: Sequence[Path] = ()) -> Path | None:
     """Joins a cluster, or starts a local one that listens on loopback only.
+
+    Args:
+        config: which.
+        modules: Python files and packages that the nodes of a cluster are sent.
+
+    Returns:
+        The folder of logs and sockets of a local one, which nobody removes.
 
     Raises:
         ClusterError: the cluster does not answer, wants another token, or has other versions.
     """
     import ray
-    from ray.exceptions import AuthenticationError
+    from ray.exceptions import AuthenticationError, RuntimeEnvSetupError
 
     if config.address is not None and not config.local:
         check_cluster(config)
         try:
-            ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, ValueError, RuntimeError, AuthenticationError) as error:
+            ray.init(
+                address=config.address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"py_modules": [str(path) for path in modules]} if modules else None,
+            )
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            AuthenticationError,
+            RuntimeEnvSetupError,
+        ) as error:
             raise _refusal(config, error) from None
-        return
-    ray.init(
+        return None
+    started = ray.init(
         address="local",
         num_cpus=max(1, round(config.workers * max(config.cpus_per_trial, 1))),
         object_store_memory=150 * 2**20,
@@ -41,6 +61,7 @@ def start_ray(config: RayConfig) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    return Path(started.address_info["session_dir"])
 
 
 def check_cluster(config: RayConfig, *, joining: bool = False) -> None:

@@ -3,12 +3,12 @@
 import logging
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hwmodel.errors import CrossfrontError, StorageError, StudyError
@@ -17,7 +17,9 @@ from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.exchange import Exchange
 from search.head import PATIENCE_S, HeadWatch
-from search.inputs import send_inputs
+from search.inputs import own_modules, send_inputs
+from search.interrupts import handler_restored, interrupts_held
+from search.leftovers import note_session, remove_leftovers
 from search.mlflow_store import check_tracking
 from search.page import write_report
 from search.ray_session import check_cluster, prepare_ray, start_ray
@@ -136,6 +138,7 @@ def _drive(
     exchange = Exchange(study.config.study.storage_path, study.folder)
     exchange.check()
     study.join()
+    remove_leftovers(study.folder)
     with ExitStack() as ending:
         ending.callback(study.leave)
         again = study.requeue_interrupted()
@@ -390,10 +393,13 @@ def _tune(
 
     from search.trainable import CandidateTrainable
 
-    config = study.config.ray
+    config, driver = study.config.ray, study.driver
+    assert driver is not None
     shared = study.folder.ray_results.resolve()
-    results = shared / f"{socket.gethostname()}-{os.getpid()}"  # each driver removes its own
-    start_ray(config)
+    results = shared / driver  # each driver removes its own
+    session = start_ray(config, own_modules(study.config, Path.cwd()))
+    if session is not None:
+        note_session(study.folder, driver, session)
     head = ray.get_runtime_context().gcs_address
     watch = None if config.local else HeadWatch(head, on_lost)
     try:
@@ -419,18 +425,20 @@ def _tune(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
-        tuner.fit()
+        with handler_restored():
+            tuner.fit()
     except RuntimeError as error:
         if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
             raise
         return False
     finally:
-        ray.shutdown()
-        if watch is not None:
-            watch.close()
-        shutil.rmtree(results, ignore_errors=True)
-        with suppress(OSError):  # another driver is still in there
-            shared.rmdir()
+        with interrupts_held():
+            ray.shutdown()
+            if watch is not None:
+                watch.close()
+            shutil.rmtree(results, ignore_errors=True)
+            with suppress(OSError):  # another driver is still in there
+                shared.rmdir()
     return True
 
 

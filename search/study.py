@@ -400,6 +400,11 @@ class Study:
         """Makes this process one of the study's drivers; `leave` ends that."""
         self._driver = Driver(self.folder.drivers)
 
+    @property
+    def driver(self) -> str | None:
+        """The name of this process among the study's drivers, if it is one."""
+        return None if self._driver is None else self._driver.name
+
     def leave(self) -> None:
         """Queues again what this driver has not ended, and drives no more."""
         if self._driver is not None:
@@ -660,7 +665,7 @@ class Study:
             attributes: dict[str, Any] = {
                 **due[0].attributes(),
                 "candidate": candidate.to_json(),
-                "driver": None if self._driver is None else self._driver.name,
+                "driver": self.driver,
             }
             for before in trials:
                 if repeat_by(before) == due[0]:

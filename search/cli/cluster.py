@@ -9,6 +9,7 @@ import typer
 from hwmodel.errors import ConfigError
 from hwmodel.records import merge_tables
 from search.cli.options import Json, Quiet, given
+from search.cli.studies import LeastGain, MaxEpochs, MaxTrials, Seeds, TimeBudget, Workers
 
 if TYPE_CHECKING:
     from search.jobs import Job, Shipment
@@ -33,9 +34,12 @@ def submit(
     ],
     address: Address = _ADDRESS,
     name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
-    max_trials: Annotated[int | None, typer.Option(help="Candidates to evaluate.")] = None,
-    time_budget: Annotated[float | None, typer.Option(help="Seconds to search.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    max_trials: MaxTrials = None,
+    max_epochs: MaxEpochs = None,
+    least_gain: LeastGain = None,
+    time_budget: TimeBudget = None,
+    seeds: Seeds = None,
+    workers: Workers = None,
     tracking_uri: Annotated[
         str | None, typer.Option(help="An MLflow server, as the cluster sees it.")
     ] = None,
@@ -69,12 +73,26 @@ def submit(
         )
     check_number("--driver-gpus", driver_gpus, low=0)
     changes = {
-        "study": given(name=name, trials=max_trials, time_budget_s=time_budget),
+        "study": given(
+            name=name,
+            trials=max_trials,
+            epochs=max_epochs,
+            least_gain=least_gain,
+            time_budget_s=time_budget,
+        ),
+        "fidelity": given(seeds=seeds),
         "ray": given(workers=workers),
         "mlflow": given(tracking_uri=tracking_uri),
     }
-    options = given(workers=workers, max_trials=max_trials, time_budget=time_budget)
-    options |= given(tracking_uri=tracking_uri)
+    options = given(
+        workers=workers,
+        max_trials=max_trials,
+        max_epochs=max_epochs,
+        least_gain=least_gain,
+        time_budget=time_budget,
+        seeds=seeds,
+        tracking_uri=tracking_uri,
+    )
     if resume:
         study, shipment = _known(config, changes, name=name, extra=extra or []), None
     else:

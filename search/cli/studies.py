@@ -259,7 +259,10 @@ COMMANDS = (search, resume, pareto, export, ui)
 def _drive(
     study: "Study", overrides: dict[str, dict[str, Any]], *, quiet: bool, as_json: bool
 ) -> None:
-    """Runs a study to its end and prints what came of it; exit code 1 if it was cut short."""
+    """Runs a study to its end and prints what came of it.
+
+    Exit code 1: it was cut short, by Ctrl-C for instance; 130: by a second one, and at once.
+    """
     from search.cli.output import StudyDisplay, print_json, print_summary, say
     from search.cli.progress import progress_bars
     from search.report import pareto_json
@@ -269,6 +272,12 @@ def _drive(
     try:
         with progress_bars(quiet=quiet or as_json):
             outcome = run_study(study, display, {k: v for k, v in overrides.items() if v})
+    except KeyboardInterrupt:
+        say(
+            "ended at once; finished trials are kept, go on with: "
+            f"crossfront resume {study.folder.name}"
+        )
+        raise typer.Exit(130) from None
     finally:
         display.close()
     if as_json:

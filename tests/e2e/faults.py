@@ -135,6 +135,7 @@ class Driver:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            process_group=0,  # its own, as a shell gives it one
         )
         self.lines: list[str] = []
 
@@ -160,6 +161,14 @@ class Driver:
         """Ends it as a machine that loses its power does, workers aside."""
         self.process.send_signal(signal.SIGKILL)
         self.end()
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does on a terminal: it reaches Ray's processes, too."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def family(self) -> list[int]:
+        """Every process that this one has begun, directly or not, and itself."""
+        return descendants(self.process.pid, "")
 
     def workers(self) -> list[int]:
         """Processes that evaluate this driver's trials."""

@@ -1,5 +1,6 @@
-"""A cluster of two hosts in network namespaces, whose link is cut and healed in mid-search."""
+"""A cluster of two hosts in network namespaces: its link is cut, and a third host submits to it."""
 
+import json
 import os
 import secrets
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from search.folder import StudyFolder
 from tests.e2e.faults import Driver, open_study, outcomes, write
 from tests.e2e.network import Network, network_of
 from tests.e2e.test_exchange import point_to
@@ -63,8 +65,10 @@ class Cluster:
         self.address = f"{network.address('head')}:6379"
         self.node: subprocess.Popen[bytes] | None = None
 
-    def start_head(self) -> None:
-        options = ("--head", "--port=6379", "--include-dashboard=false")
+    def start_head(self, *, takes_jobs: bool = False) -> None:
+        options = ["--head", "--port=6379", f"--include-dashboard={str(takes_jobs).lower()}"]
+        if takes_jobs:
+            options.append(f"--dashboard-host={self.network.address('head')}")
         self.network.start("head", *self._ray("head"), *options)
 
     def start_node(self) -> None:
@@ -83,15 +87,13 @@ class Cluster:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Of the study and of Ray, whose sockets need a short path; the network's code is elsewhere."""
-    (tmp_path / "slow_network.py").write_text(SLOW)
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Of the study, its network and Ray, whose sockets need a short path; `head` alone has it."""
     found = Path(tempfile.mkdtemp(prefix="hosts-"))
-    code = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    (found / "slow_network.py").write_text(SLOW)
     for name, value in {
         "AWS_ACCESS_KEY_ID": "crossfront",
         "AWS_SECRET_ACCESS_KEY": "not-to-be-shown",
-        "PYTHONPATH": code,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_TMPDIR": str(found / "ray"),
@@ -174,3 +176,90 @@ def test_link_that_is_cut_and_healed_costs_no_trial(folder: Path) -> None:
     assert study.counts()["failed"] == 0
     for trial in study.front():
         assert (study.checkpoint(trial) / "manifest.json").exists()
+
+
+@pytest.fixture
+def crossfront(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command, on every host."""
+    command = tmp_path / "bin" / "crossfront"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m search.cli "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(command.parent), prepend=os.pathsep)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+class Desk:
+    """A third host: it has the configuration and the token, and nothing that Ray keeps on a disk.
+
+    Args:
+        cluster: what it talks to, through the job server alone.
+        home: its folder; the cluster's own is empty there.
+    """
+
+    def __init__(self, cluster: Cluster, home: Path) -> None:
+        self.home = home
+        self._at = cluster.network.at("desk", own_folder=cluster.folder)
+        self._head = cluster.network.address("head")
+
+    def answered(self) -> bool:
+        """Whether the job server is up."""
+        connect = f"import socket; socket.create_connection(({self._head!r}, 8265), 5)"
+        command = [*self._at, sys.executable, "-c", connect]
+        return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+    def __call__(self, *arguments: str, code: int = 0, **changes: str) -> str:
+        """Runs a command to its end; returns what it prints, errors last."""
+        answer = subprocess.run(
+            [*self._at, "crossfront", *arguments],
+            cwd=self.home,
+            env={**os.environ, "RAY_API_SERVER_ADDRESS": f"http://{self._head}:8265", **changes},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert answer.returncode == code, answer.stdout + answer.stderr
+        return answer.stdout + answer.stderr
+
+
+def test_third_host_submits_watches_stops_and_goes_on(
+    folder: Path, tmp_path: Path, crossfront: None
+) -> None:
+    pytest.importorskip("aiohttp", reason="Ray's job server needs ray[default]")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "own.py").write_text(SLOW)  # on no host but this, until it is sent
+    with network_of("head", "node", "desk") as network:
+        cluster = Cluster(network, folder)
+        uri = serve_s3(network)
+        cluster.start_head(takes_jobs=True)
+        until(lambda: "raylet" in " ".join(network.processes("head").values()))
+        cluster.start_node()
+        write(home, 4, network="own:slow", arguments="")
+        point_to(home, uri)
+        desk = Desk(cluster, home)
+        until(desk.answered)
+        assert "takes another token" in desk("status", code=2, RAY_AUTH_TOKEN="f" * 64)
+        assert "asks for a token" in desk("status", code=2, RAY_AUTH_MODE="disabled")
+        where = ("--storage", str(folder / "studies"))
+        more = ("--max-trials", "12", "--seeds", "1", "--json")
+        first = json.loads(desk("submit", "faults.toml", *where, *more))["job"]
+        assert f"{first}  " in desk("status")
+
+        def under_way() -> bool:
+            assert json.loads(desk("status", first, "--json"))["status"] in ("PENDING", "RUNNING")
+            exists = StudyFolder(folder / "studies", "faults").exists
+            return exists and len(outcomes(open_study(folder))) >= 2 and cluster.works("node")
+
+        until(under_way, seconds=600.0)
+        assert "] trial" in desk("logs", first)
+        assert json.loads(desk("stop", first, "--json"))["status"] == "STOPPED"
+        before = outcomes(open_study(folder))
+        assert 2 <= len(before) < 12
+        second = json.loads(desk("submit", "faults", "--resume", *where, "--json"))["job"]
+        assert "[12/12] trial" in desk("logs", second, "--follow")
+        assert json.loads(desk("status", second, "--json"))["status"] == "SUCCEEDED"
+    study = open_study(folder)
+    check(study, 12, before)
+    assert study.counts()["failed"] == 0

@@ -117,6 +117,20 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A method of the user's own, which reading a configuration imports."""
+    (tmp_path / "my_method_of_jobs.py").write_text(
+        "from trainers.methods.tinyadc import TinyAdc, TinyAdcConfig\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass(frozen=True, slots=True, kw_only=True)\n"
+        "class Config(TinyAdcConfig):\n    pass\n"
+        "class Mine(TinyAdc):\n    config = Config\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "my_method_of_jobs:Mine"
+
+
 def shipment(config: Path, extra: tuple[str, ...] = ()) -> Shipment:
     return Shipment.of(config, load_config(config), extra)
 
@@ -140,6 +154,18 @@ def test_only_what_the_study_names_is_sent(client: FakeClient, config: Path) -> 
     assert client.submitted["submission_id"] == job
     assert job.startswith("s-")
     assert client.submitted["entrypoint_num_gpus"] == 0.5
+
+
+def test_modules_of_methods_and_data_are_sent_too(config: Path, own_method: str) -> None:
+    (config.parent / "pictures").mkdir()
+    (config.parent / "pictures" / "ours.py").write_text("")
+    config.write_text(
+        '[data]\nname = "pictures.ours:train"\n[network]\nname = "installed:elsewhere"\n'
+        f'[method]\nname = "{own_method}"\n'
+    )
+    (config.parent / f"{own_method.partition(':')[0]}.py").touch()
+    files = shipment(config).files
+    assert set(files) == {"study.toml", "pictures", f"{own_method.partition(':')[0]}.py"}
 
 
 def test_nothing_is_sent_without_a_shipment(client: FakeClient) -> None:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import mlflow
 import pytest
@@ -14,8 +15,9 @@ import ray
 
 import search.run
 from hwmodel.errors import ClusterError
-from search.config import RayConfig
+from search.config import RayConfig, read_config
 from search.exchange import Exchange
+from search.inputs import own_modules
 from search.ray_session import _only_on_loopback, start_ray
 from search.run import drop_checkpoints_off_front, run_study
 from search.study import Study
@@ -142,6 +144,22 @@ def test_cluster_that_asks_for_a_token_says_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("ray.init", init)
     with pytest.raises(ClusterError, match=r"joined: it asks for a token; set RAY_AUTH_MODE=token"):
         start_ray(RayConfig(address="auto"))
+
+
+def test_own_modules_are_sent_to_the_nodes_of_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nets.py").touch()
+    settings = read_config({"network": {"name": "nets:build"}, "data": {"name": "installed:data"}})
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.init", lambda **options: seen.append(options))
+    modules = own_modules(settings, tmp_path)
+    assert start_ray(RayConfig(address="auto"), modules) is None
+    start_ray(RayConfig(address="auto"))
+    assert [options["runtime_env"] for options in seen] == [
+        {"py_modules": [str(tmp_path / "nets.py")]},
+        None,
+    ]
 
 
 def test_head_on_loopback_alone_is_told_from_one_on_every_interface() -> None:

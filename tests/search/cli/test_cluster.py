@@ -113,6 +113,15 @@ def test_submit_sends_the_configuration_and_the_options(
     }
 
 
+def test_submit_hands_every_limit_on(run: Run, cluster: Any) -> None:
+    limits = ("--max-trials", 9, "--max-epochs", 30, "--least-gain", 0.01, "--time-budget", 60.0)
+    more = ("--seeds", 3, "--tracking-uri", "http://h:5000")
+    assert run("submit", "study.toml", "--storage", "/shared", *limits, *more)[0] == 0
+    command = " ".join(cluster.seen["command"])
+    for option, value in zip((*limits, *more)[::2], (*limits, *more)[1::2], strict=True):
+        assert f"{option} {value}" in command
+
+
 def test_submit_for_programs(run: Run) -> None:
     options = ("--storage", "/shared", "--address", "http://h:1", "--name", "other", "--json")
     code, out, err = run("submit", "study.toml", *options)
