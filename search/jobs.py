@@ -174,7 +174,8 @@ class Cluster:
         """Starts a command as a job; returns the job's id.
 
         Args:
-            command: run by the cluster, in the folder of the shipped files where there are any.
+            command: run by the cluster, in the folder of the shipped files where there are any, now
+                or when the study began.
             study: its name, which begins the id.
             storage: where the cluster keeps studies.
             shipment: files to send.
@@ -199,6 +200,13 @@ class Cluster:
                 folder = shlex.quote(f"{storage}/inputs/{job}")
                 entrypoint = (
                     f"mkdir -p {folder} && cp -R . {folder} && cd {folder} && exec {entrypoint}"
+                )
+            else:
+                # What was sent when the study began, such as a network of the user's own.
+                sent = f"{shlex.quote(f'{storage}/inputs/{study}-')}????????"
+                entrypoint = (
+                    f'sent=$(ls -dt {sent} 2>/dev/null | head -n 1); [ -z "$sent" ] || '
+                    f'cd "$sent"; exec {entrypoint}'
                 )
             with self._explained():
                 self._client.submit_job(entrypoint=entrypoint, **options)

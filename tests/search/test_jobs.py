@@ -170,9 +170,27 @@ def test_modules_of_methods_and_data_are_sent_too(config: Path, own_method: str)
 
 def test_nothing_is_sent_without_a_shipment(client: FakeClient) -> None:
     Cluster(ADDRESS).submit(["crossfront", "resume", "s"], study="s", storage="/shared")
-    assert client.submitted["entrypoint"] == "crossfront resume s"
+    assert client.submitted["entrypoint"].endswith("; exec crossfront resume s")
     assert "runtime_env" not in client.submitted
     assert "entrypoint_num_gpus" not in client.submitted
+
+
+def test_study_goes_on_in_the_folder_of_what_was_sent_before(
+    client: FakeClient, tmp_path: Path
+) -> None:
+    storage = tmp_path / "all studies"
+
+    def where() -> Path:
+        Cluster(ADDRESS).submit(["pwd"], study="s", storage=str(storage))
+        command = ["sh", "-c", client.submitted["entrypoint"]]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return Path(done.stdout.strip())
+
+    assert where() == tmp_path
+    (storage / "inputs" / "s-other-01234567").mkdir(parents=True)
+    assert where() == tmp_path
+    (storage / "inputs" / "s-89abcdef").mkdir()
+    assert where() == storage / "inputs" / "s-89abcdef"
 
 
 @pytest.mark.parametrize(
