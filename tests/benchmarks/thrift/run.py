@@ -13,7 +13,7 @@ in this process, so that the figures hold nothing of Ray's own overhead, which i
 Every evaluation is kept at once in `--work`, so a run that was cut off goes on. Writes
 `results/NAME.parquet` (one row an evaluation) and `results/NAME.md`: epochs and seconds to the
 goal over stock's, n, least, median and largest. The reference point of the hypervolume is dense in
-every cost, and ten points below dense in accuracy.
+every cost, and `study.accuracy_window` below dense in accuracy (ten points unless a file says).
 """
 
 import argparse
