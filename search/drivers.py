@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["Driver", "exclusive", "is_alive"]
+__all__ = ["Driver", "exclusive", "has_company", "is_alive"]
 
 HEARTBEAT_S = 10.0
 STALE_S = 60.0
@@ -66,6 +66,11 @@ def is_alive(folder: Path, name: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def has_company(folder: Path, name: str) -> bool:
+    """Whether a driver runs beside that one."""
+    return any(path.name != name and is_alive(folder, path.name) for path in folder.iterdir())
 
 
 @contextmanager

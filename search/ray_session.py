@@ -1,6 +1,7 @@
 """A Ray of this process: a local one on loopback, or a cluster that is there."""
 
 import logging
+import math
 import os
 import socket
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ def start_ray(config: RayConfig, modules: Sequence[Path] = ()) -> Path | None:
         The folder of logs and sockets of a local one, which nobody removes.
 
     Raises:
-        ClusterError: the cluster does not answer, wants another token, or has other versions.
+        ClusterError: the cluster does not answer, wants another token, or has other versions; or
+            this machine has fewer GPUs than a trial wants.
     """
     import ray
     from ray.exceptions import AuthenticationError, RuntimeEnvSetupError
@@ -55,12 +57,18 @@ def start_ray(config: RayConfig, modules: Sequence[Path] = ()) -> Path | None:
         return None
     started = ray.init(
         address="local",
-        num_cpus=max(1, round(config.workers * max(config.cpus_per_trial, 1))),
+        num_cpus=math.ceil(config.workers * max(config.cpus_per_trial, 1)),
         object_store_memory=150 * 2**20,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    if gpus < config.gpus_per_trial:  # Tune would wait for them without a word
+        ray.shutdown()
+        raise ClusterError(
+            f"ray.gpus_per_trial is {config.gpus_per_trial:g}; this machine has {gpus:g} GPUs"
+        )
     return Path(started.address_info["session_dir"])
 
 

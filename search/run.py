@@ -70,6 +70,8 @@ class Outcome:
 
     complete: bool
     """Whether the whole budget has been spent."""
+    timed_out: bool
+    """Whether the time budget was spent before."""
     dense_s: float
     """Wall time of the dense baseline; 0 where it was there already."""
     search_s: float
@@ -153,9 +155,9 @@ def _drive(
         before = {trial.number for trial in study.ended()}
         spent = study.spent
         started = time.perf_counter()
-        searcher_s, error = 0.0, None
+        searcher_s, error, timed_out = 0.0, None, False
         if not study.over:
-            searcher_s, error = _search(study, problem, exchange, mirror, display)
+            searcher_s, error, timed_out = _search(study, problem, exchange, mirror, display)
         else:
             display.message(
                 f"study {study.folder.name!r} has nothing left to do: {study.exhausted}"
@@ -181,6 +183,7 @@ def _drive(
     new = [seconds_of(trial) for trial in study.ended() if trial.number not in before]
     return Outcome(
         complete=complete,
+        timed_out=timed_out,
         dense_s=dense_s,
         search_s=search_s,
         driver_s=searcher_s,
@@ -315,8 +318,12 @@ def _search(
     exchange: Exchange,
     mirror: MlflowMirror | None,
     display: Display,
-) -> tuple[float, CrossfrontError | None]:
-    """Runs Ray Tune; returns the driver's own seconds, and why proposals ended early, if so."""
+) -> tuple[float, CrossfrontError | None, bool]:
+    """Runs Ray Tune.
+
+    Returns:
+        The driver's own seconds; why proposals ended early, if so; whether the time was up.
+    """
     prepare_ray(study.config.ray)
     from search.searcher import StudySearcher
 
@@ -363,10 +370,16 @@ def _search(
         "storage": str(study.folder.storage.resolve()),
         "name": study.folder.name,
     }
-    while not _tune(study, searcher, context, ends, give_up):
-        searcher.give_back_all("out of memory: Ray ended a worker of a machine that had none left")
-        display.message("Ray ended a worker for its memory; starting Ray again")
-    return searcher.seconds, searcher.error
+    try:
+        while not _tune(study, searcher, context, ends, give_up):
+            searcher.give_back_all(
+                "out of memory: Ray ended a worker of a machine that had none left"
+            )
+            display.message("Ray ended a worker for its memory; starting Ray again")
+    finally:  # before the study is left, so that nothing is proposed behind its back
+        searcher.stop()
+    timed_out = ends is not None and time.monotonic() >= ends
+    return searcher.seconds, searcher.error, timed_out
 
 
 def _tune(

@@ -4,16 +4,17 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from ray.tune.search import Searcher
 
-from hwmodel.errors import CrossfrontError, StorageError
+from hwmodel.errors import ClusterError, CrossfrontError, StorageError
 from search.evaluate import Evaluation, Problem
 from search.storage import disk_errors
 from search.study import Proposal, Study
+from spaces.candidate import Candidate
 from spaces.space import Space
 
 __all__ = ["StudySearcher"]
@@ -23,6 +24,14 @@ _PATIENCE_S = 0.2
 _LOST = "its worker process died, could not start, or took too long for an epoch"
 _ORPHANS_S = 20.0
 """How often a driver without work looks for trials that others have left behind."""
+
+
+class _NotYetError(Exception):
+    """The thread that samples is still at it."""
+
+
+class _StoppedError(Exception):
+    """The search is over while the thread samples."""
 
 
 class StudySearcher(Searcher):
@@ -61,6 +70,7 @@ class StudySearcher(Searcher):
         self._thread = ThreadPoolExecutor(1, "sampler")
         self._asked: Future[Proposal | None] | None = None
         self._looked = time.monotonic()
+        self._stopped = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next proposal as a trial's configuration, `FINISHED`, or None: not yet.
@@ -72,10 +82,10 @@ class StudySearcher(Searcher):
         try:
             with self._recording, disk_errors(self.study.folder):
                 proposal = self._proposed()
-        except TimeoutError:
+        except _NotYetError:
             return None
         except CrossfrontError as error:
-            self._asked, self.error = None, error
+            self.error = error
             return str(Searcher.FINISHED)
         if proposal is None:
             return str(Searcher.FINISHED) if self.study.over else None
@@ -91,12 +101,15 @@ class StudySearcher(Searcher):
         """What the thread that samples has found; without work, orphans are looked for.
 
         Raises:
-            TimeoutError: it has not found anything yet.
+            _NotYetError: it has not found anything yet.
         """
         if self._asked is None:
             self._asked = self._thread.submit(self._propose)
-        proposal = self._asked.result(timeout=_PATIENCE_S)
-        self._asked = None
+        done, _ = wait([self._asked], timeout=_PATIENCE_S)
+        if not done:
+            raise _NotYetError
+        asked, self._asked = self._asked, None
+        proposal = asked.result()
         idle = proposal is None and not self.study.over
         if idle and time.monotonic() - self._looked > _ORPHANS_S:  # another driver may have died
             self.study.requeue_interrupted()
@@ -106,11 +119,19 @@ class StudySearcher(Searcher):
     def _propose(self) -> Proposal | None:
         started = time.perf_counter()
         try:
-            return self.study.propose(
-                self.space, self.problem.planned_costs, self._planned_dense, self.sampler
-            )
+            return self.study.propose(self.space, self._plan, self._planned_dense, self.sampler)
         finally:
             self.seconds += time.perf_counter() - started
+
+    def _plan(self, candidate: Candidate) -> dict[str, float]:
+        """Planned costs.
+
+        Raises:
+            _StoppedError: nobody waits for a proposal any more; its trial is given back later.
+        """
+        if self._stopped:
+            raise _StoppedError
+        return self.problem.planned_costs(candidate)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Trials report once, at their end."""
@@ -128,6 +149,9 @@ class StudySearcher(Searcher):
                     self.study.finish(number, found)
                 elif result is not None and "storage" in result:
                     raise StorageError(result["storage"])
+                elif result is not None and "broken" in result:
+                    self.study.give_back(number, result["broken"])
+                    self.error = self.error or ClusterError(result["broken"])
                 elif result is not None and "lost" in result:
                     self.study.give_back(number, result["lost"])
                 elif error:
@@ -144,9 +168,10 @@ class StudySearcher(Searcher):
         self.on_change()
 
     def stop(self) -> None:
-        """Waits for what is being recorded, and records no more; for another thread to call."""
+        """Proposes and records no more, once nothing is half recorded; from any thread."""
+        self._stopped = True
         self._recording.acquire()
-        self._thread.shutdown()
+        self._thread.shutdown(cancel_futures=True)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to keep: the study is on disk."""

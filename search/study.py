@@ -19,11 +19,15 @@ processes may drive one study: each trial belongs to one of them (`search.driver
 is taken under a lock.
 """
 
+import bisect
 import math
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +37,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hwmodel.errors import ConfigError, StudyError
 from hwmodel.records import differences, listed, merge_tables
 from search.config import StudyConfig, read_config
-from search.drivers import Driver, exclusive, is_alive
+from search.drivers import Driver, exclusive, has_company, is_alive
 from search.evaluate import COMPLETE, FAILED, Evaluation
 from search.folder import StudyFolder, study_names
 from search.front import hypervolume, nondominated
@@ -282,9 +286,7 @@ class Study:
 
     def _read(self) -> list[FrozenTrial]:
         """All trials, after the ledger has taken in what is new; costs time for each trial."""
-        trials = self.trials()
-        self._ledger.read(trials)
-        return trials
+        return self._ledger.read(self.trials)
 
     def ended(self) -> list[FrozenTrial]:
         """Trials that are over, whatever came of them."""
@@ -399,6 +401,10 @@ class Study:
     def join(self) -> None:
         """Makes this process one of the study's drivers; `leave` ends that."""
         self._driver = Driver(self.folder.drivers)
+        name = self._driver.name
+        if has_company(self.folder.drivers, name):  # whose draws would be the same
+            seed = self.config.study.seed + zlib.crc32(name.encode())
+            self._handle.sampler = make_sampler(self.config, seed % (1 << 31), self.front)
 
     @property
     def driver(self) -> str | None:
@@ -474,7 +480,7 @@ class Study:
     @property
     def over(self) -> bool:
         """Whether this driver has nothing left to do, now or later."""
-        if self._open or self.exhausted is None:
+        if self._open or self.exhausted is None or self._ledger.running:
             return False
         return self.settled
 
@@ -500,7 +506,7 @@ class Study:
             return f"{spent} of {goal.trials} trials are spent (more: --max-trials)"
         if goal.epochs is not None and self._ledger.epochs >= goal.epochs:
             return f"{goal.epochs} epochs of training are spent (more: --max-epochs)"
-        volumes = self._ledger.volumes
+        volumes = [] if goal.least_gain is None else self._ledger.volumes
         if goal.least_gain is not None and len(volumes) > goal.gain_trials:
             before, now = volumes[-1 - goal.gain_trials], volumes[-1]
             if now - before < goal.least_gain * before:
@@ -571,7 +577,7 @@ class Study:
         mates = self._rung_values(rung)
         measured = mates.pop(number)
         above = {*self._rung_values(rung + 1)}
-        above |= {n for n, other in self._open.items() if other.rung > rung}
+        above |= {n for n, other in list(self._open.items()) if other.rung > rung}
         return goes_on(
             measured,
             list(mates.values()),
@@ -727,12 +733,15 @@ class Study:
     ) -> None:
         known = orphan.user_attrs
         repeat, last = repeat_by(orphan) is not None, len(self.config.rungs) - 1
-        if f"rung.{last}" in known or (repeat and _rungs_of(known)):  # measured, but not yet told
+        scan = known.get("scan", False)
+        measured = _rungs_of(known) > 0 if repeat or scan else f"rung.{last}" in known
+        if measured:  # but not yet told
             self._open[orphan.number] = _Open(
                 trial=optuna.Trial(self._handle, orphan._trial_id),
                 candidate=candidate_of(orphan),
-                rung=last,
+                rung=0 if scan else last,
                 root=root_of(orphan),
+                scan=scan,
                 repeat=repeat,
             )
             self._settle(orphan.number)
@@ -794,8 +803,6 @@ class _Ledger:
         self.counts: Counter[str] = Counter()
         self.front: list[FrozenTrial] = []
         self.epochs = 0
-        self.volumes: list[float] = []
-        """The hypervolume after each trial that counts against the budget."""
         self.running = 0
         """Trials under way that may come to count against the budget."""
         self.repeats: dict[int, list[FrozenTrial]] = {}
@@ -804,14 +811,22 @@ class _Ledger:
         """Repeats under way."""
         self._objectives = objectives
         self._violations = violations
+        self._ends: list[tuple[datetime, float]] = []
+        """When each trial ended that counts against the budget, and the hypervolume with it."""
         self._read = 0
         self._pending: list[int] = []
         self._lock = threading.Lock()  # a driver samples in a thread of its own
 
-    def read(self, trials: Sequence[FrozenTrial]) -> None:
-        """Takes in what has ended since the last call."""
+    def read(self, look: Callable[[], list[FrozenTrial]]) -> list[FrozenTrial]:
+        """Takes in what has ended since the last call; returns all trials.
+
+        Args:
+            look: gives them; called here, so that no thread reads an older state than another has.
+        """
         with self._lock:
+            trials = look()
             self._take_in(trials)
+            return trials
 
     def _take_in(self, trials: Sequence[FrozenTrial]) -> None:
         pending, self._pending = [*self._pending, *range(self._read, len(trials))], []
@@ -834,6 +849,11 @@ class _Ledger:
             self.front = self._undominated([trial for trial in trials if self._counts(trial)])
 
     @property
+    def volumes(self) -> list[float]:
+        """The hypervolume after each trial that counts against the budget, in their order."""
+        return list(accumulate((volume for _, volume in self._ends), max))
+
+    @property
     def spent(self) -> int:
         """Trials that count against the budget."""
         return self.counts[COMPLETE] + self.counts[_PRUNED] + self.counts[FAILED]
@@ -848,16 +868,18 @@ class _Ledger:
 
     def waiting(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Queued trials, the next first."""
-        return [trials[n] for n in self._pending if trials[n].state == TrialState.WAITING]
+        known = [trials[number] for number in self._pending if number < len(trials)]
+        return [trial for trial in known if trial.state == TrialState.WAITING]
 
     def _count(self, trial: FrozenTrial) -> None:
         outcome = status(trial)
         self.counts[outcome] += 1
         if outcome != _INTERRUPTED:
-            self.epochs += trial.user_attrs.get("evaluation", {}).get("epochs", 0)
+            self.epochs += _epochs_of(trial.user_attrs)
         if outcome in (COMPLETE, _PRUNED):
-            last = self.volumes[-1] if self.volumes else 0.0
-            self.volumes.append(max(last, trial.user_attrs.get("hypervolume", 0.0)))
+            assert trial.datetime_complete is not None
+            volume = trial.user_attrs.get("hypervolume", 0.0)
+            bisect.insort(self._ends, (trial.datetime_complete, volume))
         if self._counts(trial):
             self.front = self._undominated([*self.front, trial])
 
@@ -910,6 +932,13 @@ def seconds_of(trial: FrozenTrial) -> dict[str, float]:
     rows = [row for key, row in trial.user_attrs.items() if key.startswith("rung.")]
     spent = [row.get("seconds", {}) for row in rows]
     return {name: sum(row.get(name, 0.0) for row in spent) for name in ("train", "total")}
+
+
+def _epochs_of(attributes: Mapping[str, Any]) -> int:
+    """How long a trial has trained; a failed evaluation says nothing of the rungs before it."""
+    rows = [row for key, row in attributes.items() if key.startswith("rung.")]
+    known = [*rows, attributes.get("evaluation", {})]
+    return max(int(row.get("epochs", 0)) for row in known)
 
 
 def _rungs_of(attributes: Mapping[str, Any]) -> int:

@@ -174,6 +174,7 @@ class SurrogateSampler:
         """
         epochs = self.study.config.rungs[-1]
         reference = self.study.reference
+        worst = max(1 - reference["accuracy"], _LEAST_ERROR)
         mean, spread = model.predict(candidates, epochs)
         front = self.study.front_means()
         names = ["accuracy", *self._costs]
@@ -188,10 +189,9 @@ class SurrogateSampler:
         if running:  # as if they had reached what is expected of them
             expected, _ = model.predict([candidate_of(trial) for trial in running], epochs)
             for trial, log_error in zip(running, expected, strict=True):
-                point = [math.exp(log_error) / (1 - reference["accuracy"])]
+                point = [math.exp(log_error) / worst]
                 points.append(point + self._scaled(self._plan(trial), ratios))
-        shift = math.log(1 - reference["accuracy"])
-        return expected_improvement(np.array(points), mean - shift, spread, costs)
+        return expected_improvement(np.array(points), mean - math.log(worst), spread, costs)
 
     def _draw(
         self, random: Random, parent: Mapping[str, int] | None = None
@@ -402,6 +402,9 @@ class _Process:
         spread = features.std(axis=0)
         self._used = spread > 1e-9
         self._centre, self._scale = features.mean(axis=0)[self._used], spread[self._used]
+        self._spread = float(targets.std())
+        if not self._used.any():  # all candidates look alike to it
+            return
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -418,6 +421,8 @@ class _Process:
 
     def predict(self, features: Array) -> tuple[Array, Array]:
         """Mean and standard deviation, `[rows]` each."""
+        if not self._used.any():
+            return np.full(len(features), self._prior), np.full(len(features), self._spread + 1e-6)
         with _one_thread():
             mean, spread = self._process.predict(self._standard(features), return_std=True)
         return mean + self._prior, np.maximum(spread, 1e-6)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import traceback
@@ -48,7 +49,7 @@ class CandidateTrainable(tune.Trainable):
             settings = read_config(find_inputs(self.exchange, study["config"], study["inputs"]))
             torch.set_num_threads(settings.train.threads)
             self.problem = load_problem(settings)
-        except Exception as error:  # every trial will say why it could not begin
+        except Exception as error:  # for the driver, which ends the search
             self.broken = _reason(error)
 
     def step(self) -> dict[str, Any]:
@@ -57,9 +58,8 @@ class CandidateTrainable(tune.Trainable):
 
         root = int(self.config["root"])
         candidate = Candidate.from_json(self.config["candidate"])
-        if self.problem is None:
-            evaluation = Evaluation(status=FAILED, reason=f"the worker: {self.broken}")
-            return {"evaluation": json.dumps(evaluation.to_json()), "done": True}
+        if self.problem is None:  # it would have every candidate at once, and fail them all
+            return {"broken": f"a worker on {socket.gethostname()}: {self.broken}", "done": True}
         watch = _Watch(self.problem.config.ray.epoch_limit_s)
         checkpoint, state = self.folder.checkpoint(root), self.folder.training(root)
 

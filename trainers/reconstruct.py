@@ -25,7 +25,7 @@ from trainers.data import Batches, ImageSet
 from trainers.integer import ConvGeometry
 from trainers.method import Method
 from trainers.progress import track
-from trainers.tracing import CrossbarModule, crossbar_modules, dense_layout
+from trainers.tracing import Convolution, CrossbarModule, crossbar_modules, dense_layout
 
 __all__ = ["reconstruct"]
 
@@ -211,14 +211,18 @@ def _forward_order(network: nn.Module, method: Method, images: ImageSet) -> list
 
 def _rows(module: CrossbarModule, inputs: Tensor, groups: int, seed: int) -> Tensor:
     """What the layer's rows see, `[groups, vectors, rows]`, at positions drawn from a seed."""
-    if not isinstance(module, nn.Conv2d):
+    if not isinstance(module, Convolution):
         return inputs.reshape(1, -1, inputs.shape[-1])
     geometry = ConvGeometry.of(module)
+    padded = geometry.pad(inputs, 0.0)
+    first: tuple[int, ...] = ()
+    if isinstance(module, nn.Conv1d):  # an axis of one before its own
+        padded, first = padded.unsqueeze(2), (1,)
     patches = functional.unfold(
-        functional.pad(inputs, geometry.padding),
-        geometry.kernel,
-        geometry.dilation,
-        stride=geometry.stride,
+        padded,
+        (*first, *geometry.kernel),
+        (*first, *geometry.dilation),
+        stride=(*first, *geometry.stride),
     )  # [batch, groups * rows, positions]
     drawn = torch.randperm(patches.shape[-1], generator=torch.Generator().manual_seed(seed))
     patches = patches[:, :, drawn[:_POSITIONS].to(patches.device)]

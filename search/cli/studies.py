@@ -284,7 +284,7 @@ def _drive(
         print_json(pareto_json(study))
     else:
         print_summary(study, outcome, quiet=quiet)
-    if not outcome.complete and study.config.study.time_budget_s is None:
+    if not outcome.complete and not outcome.timed_out:
         spent, budget = study.spent, study.config.study.trials
         then = "" if study.exhausted is None else ", before the front was repeated"
         say(

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -110,6 +111,27 @@ def test_cluster_that_nothing_answers_is_known_at_once() -> None:
         address = f"127.0.0.1:{closed.getsockname()[1]}"
         with pytest.raises(ClusterError, match=f"'{address}' cannot be joined: .*refused"):
             start_ray(RayConfig(address=address))
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "expected"), [(1, 1.4, 2), (2, 1.2, 3), (2, 0.5, 2), (3, 2, 6)]
+)
+def test_local_ray_holds_every_worker(
+    monkeypatch: pytest.MonkeyPatch, workers: int, cpus: float, expected: int
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def init(**options: Any) -> SimpleNamespace:
+        asked.update(options)
+        return SimpleNamespace(address_info={"session_dir": "/nowhere"})
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 9.0, "GPU": 1.0})
+    start_ray(RayConfig(workers=workers, cpus_per_trial=cpus))
+    assert asked["num_cpus"] == expected
+    with pytest.raises(ClusterError, match=r"gpus_per_trial is 2; this machine has 1 GPUs"):
+        start_ray(RayConfig(gpus_per_trial=2))
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.0 400 Bad Request\r\n", b"", b"SSH"])

@@ -210,3 +210,32 @@ def test_snapshot_names_the_study_and_restores_nothing(study: Study, tmp_path: P
 
 def test_tune_limits_the_trials_at_a_time(study: Study) -> None:
     assert searcher_of(study).set_max_concurrency(2) is False
+
+
+def test_worker_that_cannot_begin_ends_the_search_and_fails_no_candidate(study: Study) -> None:
+    searcher = searcher_of(study)
+    searcher.suggest("t1")
+    searcher.on_trial_complete("t1", {"broken": "a worker on far: no data", "done": True})
+    assert [status(t) for t in study.trials()] == ["interrupted", "waiting"]
+    assert searcher.suggest("t2") == Searcher.FINISHED
+    assert str(searcher.error) == "a worker on far: no data"
+
+
+def test_search_that_ends_while_a_candidate_is_sampled_gives_it_back(study: Study) -> None:
+    searcher, begun, go_on = searcher_of(study), threading.Event(), threading.Event()
+    planned = searcher.problem.planned_costs
+
+    def slow(candidate: Candidate) -> dict[str, float]:
+        begun.set()
+        go_on.wait()
+        return dict(planned(candidate))
+
+    searcher.problem.planned_costs = slow
+    study.join()
+    assert searcher.suggest("t1") is None
+    assert begun.wait(10)
+    threading.Timer(0.2, go_on.set).start()
+    searcher.stop()
+    study.leave()
+    assert [status(t) for t in study.trials()] == ["interrupted", "waiting"]
+    assert searcher.error is None

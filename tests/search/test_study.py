@@ -827,3 +827,50 @@ def test_more_trials_are_asked_for_after_repeats(tmp_path: Path) -> None:
     study.finish(propose(study).number, measured(0.75, 0.5, 4))
     assert [t.number for t in study.front()] == [3]
     assert trial(study, propose(study).number).user_attrs["repeat_of"] == 3
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_drivers_that_start_together_draw_candidates_of_their_own(
+    tmp_path: Path, sampler: str
+) -> None:
+    one = new_study(tmp_path, sampler=sampler, trials=40)
+    other = reopened(one)
+    one.join()
+    other.join()
+    drawn = [[propose(driver).candidate for _ in range(4)] for driver in (one, other)]
+    assert drawn[0] != drawn[1]
+
+
+def test_growth_is_judged_in_the_order_in_which_trials_ended(tmp_path: Path) -> None:
+    study = new_study(tmp_path, trials=200, least_gain=0.01, gain_trials=4)
+    slow = propose(study).number
+    for step in range(7):
+        try_one(study, done(0.8, 0.9 - 0.1 * step))
+    study.finish(slow, done(0.89, 0.15))
+    assert study.exhausted is None
+    assert reopened(study).exhausted is None
+
+
+def test_trial_that_diverges_on_a_later_rung_has_trained_all_the_same(tmp_path: Path) -> None:
+    study = new_study(tmp_path, RUNGS)
+    study.judge = lambda number: True
+    first = propose(study)
+    trained = study.config.rungs[0]
+    study.finish(first.number, measured(0.8, 0.5, trained or 1))
+    again = propose(study)
+    assert again.number == first.number
+    study.finish(again.number, failed())
+    assert study.epochs == (trained or 1)
+
+
+def test_driver_whose_mate_still_trains_is_not_done(tmp_path: Path) -> None:
+    one = new_study(tmp_path, trials=100, epochs=4)
+    one.join()
+    other = reopened(one)
+    other.join()
+    first, second = propose(one), propose(other)
+    one.finish(first.number, measured(0.8, 0.5, 4))
+    assert one.exhausted is not None
+    assert not one.over
+    other.finish(second.number, measured(0.7, 0.4, 4))
+    assert one.over

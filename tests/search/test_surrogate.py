@@ -11,7 +11,7 @@ import pytest
 from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
 from search.front import hypervolume
 from search.study import Study
-from search.surrogate import SurrogateSampler, _Row, _Scan, expected_improvement
+from search.surrogate import SurrogateSampler, _Process, _Row, _Scan, expected_improvement
 from spaces import Candidate, JointSpace, LayerSetting, SpaceConfig
 from spaces.strength import log_strengths
 from tests.search.fakes import DENSE_VALUES, SHAPES, done, new_study
@@ -188,3 +188,10 @@ def test_without_measurements_it_draws_from_the_space(tmp_path: Path) -> None:
 
     candidate = space.suggest(Fixed(), seed=0)
     assert candidate.layers.keys() == SHAPES.keys()
+
+
+def test_process_that_sees_no_difference_answers_with_what_it_knows() -> None:
+    process = _Process(np.ones((5, 3)), np.array([0.0, 1.0, 2.0, 3.0, 4.0]))
+    mean, spread = process.predict(np.ones((2, 3)))
+    assert mean.tolist() == [2.0, 2.0]
+    assert spread == pytest.approx([2**0.5] * 2, abs=1e-3)

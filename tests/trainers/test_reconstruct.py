@@ -1,7 +1,9 @@
 """Reconstruction against closed forms: what nothing bounds comes back, what is masked fits best."""
 
 import copy
+from collections.abc import Callable
 
+import pytest
 import torch
 from torch import nn
 
@@ -17,7 +19,7 @@ from tests.trainers.toys import (
 )
 from trainers.method import Method
 from trainers.networks import build_network
-from trainers.reconstruct import reconstruct
+from trainers.reconstruct import _rows, reconstruct
 
 
 def linear() -> nn.Module:
@@ -71,3 +73,25 @@ def test_every_kind_of_convolution_keeps_its_bound_and_the_seed_decides() -> Non
         weights.append(network.state_dict())
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
     assert not torch.equal(weights[0]["linear.weight"], dense.linear.weight)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular"])
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [
+        (lambda **k: nn.Conv1d(4, 6, 3, padding=2, stride=2, groups=2, **k), (20,)),
+        (lambda **k: nn.Conv2d(4, 6, (3, 2), padding=1, dilation=(1, 2), **k), (7, 6)),
+    ],
+)
+def test_rows_times_weights_are_what_a_convolution_answers(
+    layer: Callable[..., nn.Conv1d | nn.Conv2d], size: tuple[int, ...], mode: str
+) -> None:
+    module = seeded(layer(bias=False, padding_mode=mode))
+    inputs = torch.randn(5, 4, *size, generator=torch.Generator().manual_seed(0))
+    rows = _rows(module, inputs, module.groups, seed=0)  # [groups, vectors, rows]
+    matrix = module.weight.detach().reshape(module.groups, 6 // module.groups, -1)
+    answers = torch.einsum("gvr,gor->vgo", rows, matrix).flatten(1)
+    expected = module(inputs).detach().flatten(2).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(
+        answers.sum(0) / len(answers), expected.sum(0) / len(expected), atol=1e-4, rtol=1e-4
+    )
