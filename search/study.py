@@ -453,16 +453,15 @@ class Study:
             seed = attributes.get("seed", _trial_seed(self.config.study.seed, trial.number))
             candidate = space.suggest(trial, seed)
             trial.set_user_attr("candidate", candidate.to_json())
+            rungs = _rungs_of(attributes)
+            if rungs > attributes.get("gone_on", 0):  # its driver left before it was judged
+                self._open[trial.number] = _opened(trial, candidate, rungs - 1)
+                self._settle(trial.number)
+                continue
             violations = self._violations(planned_costs(candidate), planned_dense)
             broken = [bound for bound, violation in violations.items() if violation > 0]
             if not broken:  # its constraints are written once, from what it measures
-                self._open[trial.number] = _Open(
-                    trial=trial,
-                    candidate=candidate,
-                    rung=_rungs_of(attributes),
-                    root=attributes.get("root", trial.number),
-                    scan=attributes.get("scan", False),
-                )
+                self._open[trial.number] = _opened(trial, candidate, rungs)
                 return self._proposal(trial.number)
             blamed.update(broken)
             for bound, violation in violations.items():
@@ -569,6 +568,7 @@ class Study:
         elif further is False:
             self._close(number, _PRUNED if rungs[found.rung] > 0 else _PROJECTED)
         else:
+            found.trial.set_user_attr("gone_on", found.rung + 1)
             found.rung, found.waiting, found.ready = found.rung + 1, False, True
 
     def _by_dominance(self, number: int) -> bool | None:
@@ -576,8 +576,7 @@ class Study:
         rung = self._open[number].rung
         mates = self._rung_values(rung)
         measured = mates.pop(number)
-        above = {*self._rung_values(rung + 1)}
-        above |= {n for n, other in list(self._open.items()) if other.rung > rung}
+        above = {t.number for t in self.trials() if t.user_attrs.get("gone_on", 0) > rung}
         return goes_on(
             measured,
             list(mates.values()),
@@ -756,7 +755,7 @@ class Study:
             kept = {k: v for k, v in known.items() if k.startswith("rung.")}
             kept |= {
                 k: known[k]
-                for k in ("seed", "scan", "uniform", "evaluation", "tries")
+                for k in ("seed", "scan", "uniform", "evaluation", "tries", "gone_on")
                 if k in known
             }
             kept |= {} if tries is None else {"tries": tries}
@@ -932,6 +931,18 @@ def seconds_of(trial: FrozenTrial) -> dict[str, float]:
     rows = [row for key, row in trial.user_attrs.items() if key.startswith("rung.")]
     spent = [row.get("seconds", {}) for row in rows]
     return {name: sum(row.get(name, 0.0) for row in spent) for name in ("train", "total")}
+
+
+def _opened(trial: optuna.Trial, candidate: Candidate, rung: int) -> _Open:
+    """A trial that is this driver's from now on, on a rung."""
+    attributes = trial.user_attrs
+    return _Open(
+        trial=trial,
+        candidate=candidate,
+        rung=rung,
+        root=attributes.get("root", trial.number),
+        scan=attributes.get("scan", False),
+    )
 
 
 def _epochs_of(attributes: Mapping[str, Any]) -> int:

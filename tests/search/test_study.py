@@ -874,3 +874,31 @@ def test_driver_whose_mate_still_trains_is_not_done(tmp_path: Path) -> None:
     assert not one.over
     other.finish(second.number, measured(0.7, 0.4, 4))
     assert one.over
+
+
+def test_trial_that_waited_when_its_driver_left_is_judged_by_the_next(tmp_path: Path) -> None:
+    study = new_study(tmp_path, RUNGS)
+    study.judge = lambda number: None
+    waiting = propose(study)
+    study.finish(waiting.number, measured(0.8, 0.5, study.config.rungs[0]))
+    again = reopened(study)
+    assert again.requeue_interrupted() == 1
+    judged: list[int] = []
+
+    def judge(number: int) -> bool:
+        judged.append(number)
+        return False
+
+    again.judge = judge
+    new = propose(again)
+    assert judged == [1]
+    assert status(trial(again, 1)) in {"pruned", "projected"}
+    assert new.number == 2
+
+
+def test_promotion_counts_for_every_driver_before_it_is_measured(tmp_path: Path) -> None:
+    study = new_study(tmp_path, RUNGS)
+    study.judge = lambda number: True
+    first = propose(study)
+    study.finish(first.number, measured(0.8, 0.5, study.config.rungs[0]))
+    assert trial(reopened(study), first.number).user_attrs["gone_on"] == 1
