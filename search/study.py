@@ -7,7 +7,7 @@ as a finalised integer network, and ends in one of these states (user attribute 
     pruned        stopped after a rung with training; PRUNED, with what it measured there
     projected     stopped after a rung without training; PRUNED likewise
     failed        a diverging loss, a worker error; FAIL with its reason
-    infeasible    breaks a hard bound by cost alone; PRUNED, never measured
+    infeasible    breaks a hard bound by cost alone, or has no price; PRUNED, never measured
     interrupted   its driver went away; FAIL, and its parameters are queued again
     repeated      a front member once more, under another seed (`search.repeats`); COMPLETE
 
@@ -34,7 +34,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hwmodel.errors import ConfigError, StudyError
+from hwmodel.errors import ConfigError, OutOfRangeError, StudyError
 from hwmodel.records import differences, listed, merge_tables
 from search.config import StudyConfig, read_config
 from search.drivers import Driver, exclusive, has_company, is_alive
@@ -439,9 +439,11 @@ class Study:
 
         Raises:
             StudyError: hundreds of candidates in a row break the same bound.
+            OutOfRangeError: as many cannot be priced under the ADC law.
         """
         blamed: Counter[str] = Counter()
         nearest: dict[str, float] = {}
+        refused: OutOfRangeError | None = None
         for _ in range(_PROPOSALS_PER_SUGGESTION):
             again = self._next_rung()
             if again is not None:
@@ -458,7 +460,14 @@ class Study:
                 self._open[trial.number] = _opened(trial, candidate, rungs - 1)
                 self._settle(trial.number)
                 continue
-            violations = self._violations(planned_costs(candidate), planned_dense)
+            try:
+                planned = planned_costs(candidate)
+            except OutOfRangeError as error:  # an ADC that the law does not know
+                refused = error
+                trial.set_user_attr("reason", f"cannot be priced: {error}")
+                self._end(trial, TrialState.PRUNED, _INFEASIBLE)
+                continue
+            violations = self._violations(planned, planned_dense)
             broken = [bound for bound, violation in violations.items() if violation > 0]
             if not broken:  # its constraints are written once, from what it measures
                 self._open[trial.number] = _opened(trial, candidate, rungs)
@@ -469,6 +478,8 @@ class Study:
                 trial.set_constraint(bound, violation)
             trial.set_user_attr("reason", f"breaks {', '.join(broken)} before training")
             self._end(trial, TrialState.PRUNED, _INFEASIBLE)
+        if refused is not None and not blamed:
+            raise refused
         bound, times = blamed.most_common(1)[0]
         raise StudyError(
             f"{times} of {_PROPOSALS_PER_SUGGESTION} candidates in a row break {bound!r}, of which "

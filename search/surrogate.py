@@ -34,6 +34,7 @@ from optuna.trial import FrozenTrial
 from threadpoolctl import ThreadpoolController
 
 from hwmodel.crossbar import CrossbarSpec
+from hwmodel.errors import OutOfRangeError
 from hwmodel.geometry import LayerShape
 from search.evaluate import Problem
 from search.front import scaled
@@ -149,7 +150,10 @@ class SurrogateSampler:
             if _key(parameters) in known:
                 continue
             known.add(_key(parameters))
-            planned = self.problem.planned_costs(candidate)
+            try:
+                planned = self.problem.planned_costs(candidate)
+            except OutOfRangeError:  # an ADC that the law does not know
+                continue
             if self._keeps_bounds(planned):
                 drawn.append((parameters, candidate))
                 costs.append(self._scaled(planned, ratios))

@@ -20,7 +20,10 @@ _LISTS = ("networks", "datasets", "methods", "presets", "laws", "encodings")
 
 
 def compress(
-    config: Annotated[Path, typer.Argument(help="The study's TOML file; see [candidate].")],
+    config: Annotated[
+        Path,
+        typer.Argument(help="The study's TOML file; its table 'candidate' counts."),
+    ],
     to: Annotated[Path, typer.Option(help="Folder to write.")],
     nonzeros: Annotated[int | None, typer.Option(help="Non-zeros per bitline segment.")] = None,
     adc_bits: Annotated[int | None, typer.Option(help="ADC bits of level sums.")] = None,

@@ -108,7 +108,12 @@ def cost(
         name, layers, shapes = _planned(
             model, NetworkConfig(name=network, unmapped=unmapped), _image(image), classes, chosen
         )
-    content: dict[str, Any] = {"network": name, "law": model.law.name, "policy": model.policy}
+    content: dict[str, Any] = {
+        "network": name,
+        "preset": model.preset.name,
+        "law": model.law.name,
+        "policy": model.policy,
+    }
     try:
         report = model.evaluate(layers)
         dense = model.evaluate(_dense(layers, shapes))
@@ -263,7 +268,10 @@ def _image(text: str) -> tuple[int, int, int]:
 
 
 def _print_cost(content: dict[str, Any]) -> None:
-    print(f"{content['network']}, ADC law {content['law']}, policy {content['policy']}")
+    print(
+        f"{content['network']} on preset {content['preset']}, ADC law {content['law']}, "
+        f"policy {content['policy']}"
+    )
     if "refused" in content:
         print(f"  {content['law']} refused: {content['refused']}")
     else:

@@ -7,7 +7,7 @@ import pytest
 
 import search.study
 from hwmodel.crossbar import CrossbarSpec
-from hwmodel.errors import ConfigError, StudyError
+from hwmodel.errors import ConfigError, OutOfRangeError, StudyError
 from search.evaluate import Evaluation
 from search.folder import StudyFolder
 from search.study import FORMAT, Study, candidate_of, is_feasible, status, values
@@ -902,3 +902,23 @@ def test_promotion_counts_for_every_driver_before_it_is_measured(tmp_path: Path)
     first = propose(study)
     study.finish(first.number, measured(0.8, 0.5, study.config.rungs[0]))
     assert trial(reopened(study), first.number).user_attrs["gone_on"] == 1
+
+
+def test_candidate_that_the_law_cannot_price_is_infeasible_and_the_search_goes_on(
+    study: Study,
+) -> None:
+    def priced(candidate: Any) -> Any:
+        if len(study.trials()) % 2:
+            raise OutOfRangeError("ADC law table:mine.csv asked for 2 bits; allowed: 3, 4")
+        return price(candidate)
+
+    proposal = study.propose(Ladder(), priced, DENSE_VALUES)
+    assert proposal is not None
+    assert [status(t) for t in study.trials()] == ["infeasible", "running"]
+    assert "cannot be priced: ADC law table:mine.csv" in trial(study, 0).user_attrs["reason"]
+
+    def never(candidate: Any) -> Any:
+        raise OutOfRangeError("asked for 2 bits")
+
+    with pytest.raises(OutOfRangeError, match="asked for 2 bits"):
+        study.propose(Ladder(), never, DENSE_VALUES)

@@ -317,6 +317,7 @@ def test_cost_json_has_exactly_the_documented_keys(run: Run) -> None:
     found = run("cost", "--network", "lenet5", "--nonzeros", 5, "--json").json
     assert set(found) == {
         "network",
+        "preset",
         "law",
         "policy",
         "extrapolated",
