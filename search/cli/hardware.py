@@ -302,7 +302,7 @@ def _print_totals(content: dict[str, Any]) -> None:
     for key, (label, factor, unit) in TOTALS.items():
         print(f"  {label:30} {content['totals'][key] * factor:.5g} {unit}".rstrip())
     less = ", ".join(f"{key} {value:.2f}" for key, value in content["ratio"].items())
-    print(f"  times less than dense on the same crossbars: {less}")
+    print(f"  times less than the dense network's worst case on the same crossbars: {less}")
 
 
 def _copies(count: int) -> str:
