@@ -151,7 +151,8 @@ def draw_front(study: Study, path: Path, rescored: Rescored | None = None) -> No
         members = {trial.number: found for trial, found in rescored.front}
         front_scatter(members, [], rescored.dense, objectives, path)
         return
-    members = dict(zip([t.number for t in study.front()], study.front_means(), strict=True))
+    front = study.front()  # once: the study may be running
+    members = dict(zip([t.number for t in front], study.all_means(front), strict=True))
     others = study.all_means([t for t in study.measured() if t.number not in members])
     dense = {} if study.dense is None else study.dense.values
     front_scatter(members, others, dense, objectives, path)

@@ -939,8 +939,7 @@ def seconds_of(trial: FrozenTrial) -> dict[str, float]:
     """Time that workers spent on a trial, all rungs together: `train` and `total`."""
     if status(trial) == _INTERRUPTED:  # its retry has what it measured
         return {}
-    rows = [row for key, row in trial.user_attrs.items() if key.startswith("rung.")]
-    spent = [row.get("seconds", {}) for row in rows]
+    spent = [row.get("seconds", {}) for row in _rows_of(trial.user_attrs)]
     return {name: sum(row.get(name, 0.0) for row in spent) for name in ("train", "total")}
 
 
@@ -958,14 +957,18 @@ def _opened(trial: optuna.Trial, candidate: Candidate, rung: int) -> _Open:
 
 def _epochs_of(attributes: Mapping[str, Any]) -> int:
     """How long a trial has trained; a failed evaluation says nothing of the rungs before it."""
-    rows = [row for key, row in attributes.items() if key.startswith("rung.")]
-    known = [*rows, attributes.get("evaluation", {})]
+    known = [*_rows_of(attributes), attributes.get("evaluation", {})]
     return max(int(row.get("epochs", 0)) for row in known)
 
 
 def _rungs_of(attributes: Mapping[str, Any]) -> int:
     """On how many rungs a trial was measured, by its user attributes."""
-    return sum(key.startswith("rung.") for key in attributes)
+    return len(_rows_of(attributes))
+
+
+def _rows_of(attributes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a trial measured on each of its rungs."""
+    return [row for key, row in attributes.items() if key.startswith("rung.")]
 
 
 def root_of(trial: FrozenTrial) -> int:
