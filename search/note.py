@@ -44,8 +44,9 @@ def study_note(study: Study, state: str) -> str:
 def _front_table(study: Study) -> str:
     """The front's members, the most accurate first, and the dense network."""
     columns = study.config.study.objectives
+    front = study.front()  # once: trials end meanwhile
     members = sorted(
-        zip(study.front(), study.front_means(), strict=True), key=lambda m: -m[1]["accuracy"]
+        zip(front, study.all_means(front), strict=True), key=lambda m: -m[1]["accuracy"]
     )
     if not members:
         return "No trial has completed within the constraints yet."
