@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hwmodel.errors import CrossfrontError, StorageError, StudyError
 from hwmodel.extras import hint, missing, need
+from search.checkpoints import Checkpoints
 from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.exchange import Exchange
@@ -25,7 +26,7 @@ from search.page import write_report
 from search.ray_session import check_cluster, prepare_ray, start_ray
 from search.report import write_pictures, write_tables
 from search.storage import disk_errors
-from search.study import Study, root_of, seconds_of
+from search.study import Study, seconds_of
 from search.tracking import MlflowMirror
 from search.warm_start import warm_starts
 from spaces.joint import JointSpace
@@ -168,7 +169,7 @@ def _drive(
         study.leave()
         display.close()
         complete = study.over
-        drop_checkpoints_off_front(study, exchange)
+        Checkpoints(study, exchange).tidy()
         for trial in study.front():
             exchange.bring(study.checkpoint(trial))
         files, pictures = write_tables(study), []
@@ -247,31 +248,6 @@ def make_space(problem: Problem) -> JointSpace:
     )
 
 
-def drop_checkpoints_off_front(study: Study, exchange: Exchange) -> None:
-    """Deletes checkpoints of trials off the front, and training states of trials that ended.
-
-    Likewise what a killed worker had half written for a trial that has ended since. While members
-    are still to be repeated, whoever was measured may take the place of one.
-    """
-    resumable = study.resumable()
-    possible = study.front() if study.settled else study.measured()
-    kept = {study.checkpoint(trial).name for trial in (*possible, *resumable)}
-    ended = {study.checkpoint(trial).name for trial in study.ended()}
-    under_way = {study.folder.training(root_of(trial)).name for trial in resumable}
-    for path in (study.folder.path / "checkpoints").iterdir():
-        root = path.name.removeprefix(".").split(".")[0]
-        if path.name.startswith(f"{root}."):  # what a training goes on from
-            unwanted = root in ended and f"{root}.training" not in under_way
-        else:
-            unwanted = root in ended - kept
-        if unwanted and path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif unwanted:
-            path.unlink(missing_ok=True)
-    over = {study.folder.training(root_of(trial)).name for trial in study.ended()} - under_way
-    exchange.drop(study.folder.path / "checkpoints" / name for name in (ended - kept) | over)
-
-
 def _ensure_dense(study: Study, problem: Problem, exchange: Exchange, display: Display) -> float:
     """Trains the dense baseline unless the study has it; returns the seconds it took."""
     import torch
@@ -327,8 +303,10 @@ def _search(
     prepare_ray(study.config.ray)
     from search.searcher import StudySearcher
 
+    checkpoints = Checkpoints(study, exchange)
+
     def on_change() -> None:
-        drop_checkpoints_off_front(study, exchange)
+        checkpoints.tidy()
         if mirror is not None:
             mirror.sync()
         display.update(study)

@@ -4,16 +4,22 @@ The journal needs nothing and is the faster of the two. A database, PostgreSQL f
 drivers on several machines whose shared file system is not to be trusted with a journal.
 """
 
+import copy
 import errno
 import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import (
+    BaseJournalBackend,
+    JournalFileBackend,
+    JournalFileSymlinkLock,
+)
+from optuna.trial import FrozenTrial, TrialState
 
 from hwmodel.errors import StorageError, StudyError
 from search.folder import StudyFolder
@@ -121,7 +127,60 @@ def disk_errors(folder: StudyFolder) -> Iterator[None]:
 
 def _journal(folder: StudyFolder) -> BaseStorage:
     journal = str(folder.journal)
-    return JournalStorage(JournalFileBackend(journal, _JournalLock(journal)))
+    return _Journal(JournalFileBackend(journal, _JournalLock(journal)))
+
+
+class _Journal(JournalStorage):
+    """Optuna's journal, which lists a study's trials without going through those that have ended.
+
+    A study is listed several times for each trial that it asks for, and Optuna looks at every trial
+    each time. A trial that has ended never changes, so a list of them is kept for each study.
+
+    Args:
+        backend: the journal's file.
+    """
+
+    def __init__(self, backend: BaseJournalBackend) -> None:
+        super().__init__(backend)
+        self._listed: dict[int, list[FrozenTrial]] = {}
+        self._unended: dict[int, list[int]] = {}
+        """Places in the list of trials that may have changed since."""
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """All trials of a study, or those in some states, oldest first.
+
+        Raises:
+            KeyError: no such study.
+        """
+        with self._thread_lock:
+            self._sync_with_backend()
+            self._replay_result.get_study(study_id)
+            listed = self._list(study_id)
+            if states is None:
+                found = listed.copy()
+            elif any(state in states for state in TrialState if state.is_finished()):
+                found = [trial for trial in listed if trial.state in states]
+            else:
+                unended = (listed[place] for place in self._unended[study_id])
+                found = [trial for trial in unended if trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    def _list(self, study_id: int) -> list[FrozenTrial]:
+        """The list that is kept, brought up to date."""
+        ids = self._replay_result._study_id_to_trial_ids[study_id]
+        listed = self._listed.setdefault(study_id, [])
+        unended = self._unended.get(study_id, [])
+        for place in unended:
+            listed[place] = self._replay_result.get_trial(ids[place])
+        places = [*unended, *range(len(listed), len(ids))]
+        listed += map(self._replay_result.get_trial, ids[len(listed) :])
+        self._unended[study_id] = [p for p in places if not listed[p].state.is_finished()]
+        return listed
 
 
 class _JournalLock(JournalFileSymlinkLock):

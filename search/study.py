@@ -23,7 +23,7 @@ import bisect
 import math
 import threading
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -38,6 +38,7 @@ from hwmodel.errors import ConfigError, OutOfRangeError, StudyError
 from hwmodel.records import differences, listed, merge_tables
 from search.config import StudyConfig, read_config
 from search.drivers import Driver, exclusive, has_company, is_alive
+from search.endings import Endings
 from search.evaluate import COMPLETE, FAILED, Evaluation
 from search.folder import StudyFolder, study_names
 from search.front import hypervolume, nondominated
@@ -65,6 +66,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 FORMAT = 1
 _HEADER = "crossfront"
 _DENSE = "dense"
+_RUNG = "rung."
 _INFEASIBLE = "infeasible"
 _INTERRUPTED = "interrupted"
 _PRUNED = "pruned"
@@ -73,6 +75,9 @@ MEASURED = (COMPLETE, _PRUNED, _PROJECTED)
 """Outcomes of trials that have values."""
 _SPACE = "space"
 _PROPOSALS_PER_SUGGESTION = 500
+MATES = 250
+"""Newest candidates of a rung that one is compared with; the time grows with their square. What is
+lost is what older ones would say, among which those of a sampler that learns are the weaker."""
 _OTHER_VERSION = "go on with the version that made it, or search anew under another name"
 
 
@@ -294,7 +299,8 @@ class Study:
 
     def unended(self) -> list[FrozenTrial]:
         """Trials that are queued or under way."""
-        return [trial for trial in self.trials() if not trial.state.is_finished()]
+        self._read()
+        return list(self._ledger.unended)
 
     def checkpoint(self, trial: FrozenTrial) -> Path:
         """Where the integer network of a trial lies, as it was measured last."""
@@ -367,12 +373,8 @@ class Study:
     def resumable(self) -> list[FrozenTrial]:
         """Trials whose files a trial goes on with: under way, queued, or to be repeated again."""
         due = set(self._due())
-        return [
-            trial
-            for trial in self.trials()
-            if not trial.state.is_finished()
-            or (status(trial) == _INTERRUPTED and repeat_by(trial) in due)
-        ]
+        lost = [t for t in self.trials() if status(t) == _INTERRUPTED] if due else []
+        return [*self.unended(), *(trial for trial in lost if repeat_by(trial) in due)]
 
     # What the driver does.
 
@@ -544,7 +546,7 @@ class Study:
             "values": dict(evaluation.values),
             "seconds": dict(evaluation.seconds),
         }
-        found.trial.set_user_attr(f"rung.{found.rung}", row)
+        found.trial.set_user_attr(f"{_RUNG}{found.rung}", row)
         self._settle(number)
 
     def give_back(self, number: int, reason: str) -> None:
@@ -584,16 +586,16 @@ class Study:
 
     def _by_dominance(self, number: int) -> bool | None:
         """Whether a trial goes on by the rule of `search.rungs`."""
-        rung = self._open[number].rung
-        mates = self._rung_values(rung)
-        measured = mates.pop(number)
-        above = {t.number for t in self.trials() if t.user_attrs.get("gone_on", 0) > rung}
+        self._read()
+        rung, ledger = self._open[number].rung, self._ledger
+        rows = ledger.rungs[rung]
+        mates = [other for other in rows if other != number][-MATES:]
         return goes_on(
-            measured,
-            list(mates.values()),
+            rows[number],
+            [rows[mate] for mate in mates],
             self.config.study.objectives,
             self.config.fidelity.reduction,
-            gone_on=len(above & mates.keys()),
+            gone_on=sum(ledger.gone_on.get(mate, 0) > rung for mate in mates),
         )
 
     def _close(self, number: int, outcome: str) -> None:
@@ -638,7 +640,8 @@ class Study:
     def _take(self, suggest: Callable[[], dict[str, Any]] | None) -> optuna.Trial | None:
         """A new trial, if the budget still has one."""
         with exclusive(self.folder.budget_lock):
-            waiting = self._ledger.waiting(self._read())
+            self._read()
+            waiting = self._ledger.waiting()
             scan = bool(waiting) and waiting[0].user_attrs.get("scan", False)
             full = self._ledger.spent + self._ledger.running >= self.config.study.trials
             if not scan and (full or self._exhausted() is not None):
@@ -705,20 +708,6 @@ class Study:
         )
         return self._proposal(trial.number)
 
-    def _rung_values(self, rung: int) -> dict[int, Mapping[str, float]]:
-        """What all trials measured on a rung, by number, oldest first."""
-        found = {}
-        for trial in self.trials():
-            row = trial.user_attrs.get(f"rung.{rung}")
-            if (
-                row is not None
-                and not trial.user_attrs.get("scan")
-                and repeat_by(trial) is None
-                and status(trial) != _INTERRUPTED
-            ):
-                found[trial.number] = row["values"]
-        return found
-
     def requeue_interrupted(self) -> int:
         """Ends running trials whose driver is gone and queues their parameters again.
 
@@ -744,7 +733,7 @@ class Study:
         known = orphan.user_attrs
         repeat, last = repeat_by(orphan) is not None, len(self.config.rungs) - 1
         scan = known.get("scan", False)
-        measured = _rungs_of(known) > 0 if repeat or scan else f"rung.{last}" in known
+        measured = _rungs_of(known) > 0 if repeat or scan else f"{_RUNG}{last}" in known
         if measured:  # but not yet told
             self._open[orphan.number] = _Open(
                 trial=optuna.Trial(self._handle, orphan._trial_id),
@@ -763,7 +752,7 @@ class Study:
             optuna.Trial(self._handle, orphan._trial_id).set_user_attr("tries", tries)
         # Queued before it is ended, so that no crash in between can lose it.
         if not repeat and orphan.number not in queued:  # the front asks for repeats by itself
-            kept = {k: v for k, v in known.items() if k.startswith("rung.")}
+            kept = {k: v for k, v in known.items() if k.startswith(_RUNG)}
             kept |= {
                 k: known[k]
                 for k in ("seed", "scan", "uniform", "evaluation", "tries", "gone_on")
@@ -819,12 +808,15 @@ class _Ledger:
         """Repeats that have ended, by the number of their member."""
         self.repeating: set[Repeat] = set()
         """Repeats under way."""
+        self.rungs: defaultdict[int, dict[int, Mapping[str, float]]] = defaultdict(dict)
+        """What candidates measured on each rung, by their numbers, as they arrived there."""
+        self.gone_on: dict[int, int] = {}
+        """How many rungs those have left behind that went on from one, by number."""
         self._objectives = objectives
         self._violations = violations
         self._ends: list[tuple[datetime, float]] = []
         """When each trial ended that counts against the budget, and the hypervolume with it."""
-        self._read = 0
-        self._pending: list[int] = []
+        self._endings = Endings()
         self._lock = threading.Lock()  # a driver samples in a thread of its own
 
     def read(self, look: Callable[[], list[FrozenTrial]]) -> list[FrozenTrial]:
@@ -839,18 +831,20 @@ class _Ledger:
             return trials
 
     def _take_in(self, trials: Sequence[FrozenTrial]) -> None:
-        pending, self._pending = [*self._pending, *range(self._read, len(trials))], []
-        self._read, self.running, self.repeating = len(trials), 0, set()
+        ended = self._endings.look(trials)
+        self.running, self.repeating = 0, set()
+        for trial in self.unended:
+            self._note_rungs(trial)
+            repeat = repeat_by(trial)
+            if repeat is not None:
+                self.repeating.add(repeat)
+            elif trial.state == TrialState.RUNNING and not trial.user_attrs.get("scan"):
+                self.running += 1
         repeated = False
-        for number in pending:
-            trial, repeat = trials[number], repeat_by(trials[number])
-            if not trial.state.is_finished():
-                self._pending.append(number)
-                if repeat is not None:
-                    self.repeating.add(repeat)
-                elif trial.state == TrialState.RUNNING and not trial.user_attrs.get("scan"):
-                    self.running += 1
-            elif repeat is None:
+        for trial in ended:
+            self._note_rungs(trial)
+            repeat = repeat_by(trial)
+            if repeat is None:
                 self._count(trial)
             elif status(trial) != _INTERRUPTED:
                 self.repeats.setdefault(repeat.member, []).append(trial)
@@ -876,10 +870,29 @@ class _Ledger:
         """What each member of the front stands for, oldest first."""
         return [self.means(trial) for trial in self.members()]
 
-    def waiting(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    @property
+    def unended(self) -> list[FrozenTrial]:
+        """Trials that are queued or under way, oldest first."""
+        return self._endings.unended
+
+    def waiting(self) -> list[FrozenTrial]:
         """Queued trials, the next first."""
-        known = [trials[number] for number in self._pending if number < len(trials)]
-        return [trial for trial in known if trial.state == TrialState.WAITING]
+        return [trial for trial in self.unended if trial.state == TrialState.WAITING]
+
+    def _note_rungs(self, trial: FrozenTrial) -> None:
+        """Takes in what a trial has measured so far; an interrupted one's retry has it."""
+        if trial.user_attrs.get("scan") or repeat_by(trial) is not None:
+            return
+        if status(trial) == _INTERRUPTED:
+            self.gone_on.pop(trial.number, None)
+            for rows in self.rungs.values():
+                rows.pop(trial.number, None)
+            return
+        for key, row in trial.user_attrs.items():
+            if key.startswith(_RUNG):
+                self.rungs[int(key.removeprefix(_RUNG))][trial.number] = row["values"]
+        if "gone_on" in trial.user_attrs:
+            self.gone_on[trial.number] = trial.user_attrs["gone_on"]
 
     def _count(self, trial: FrozenTrial) -> None:
         outcome = status(trial)
@@ -968,7 +981,7 @@ def _rungs_of(attributes: Mapping[str, Any]) -> int:
 
 def _rows_of(attributes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What a trial measured on each of its rungs."""
-    return [row for key, row in attributes.items() if key.startswith("rung.")]
+    return [row for key, row in attributes.items() if key.startswith(_RUNG)]
 
 
 def root_of(trial: FrozenTrial) -> int:

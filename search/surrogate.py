@@ -20,6 +20,7 @@ Source: expected hypervolume improvement as in Emmerich et al., 2011; the additi
 import math
 import threading
 import warnings
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from threadpoolctl import ThreadpoolController
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import OutOfRangeError
 from hwmodel.geometry import LayerShape
+from search.endings import Endings
 from search.evaluate import Problem
 from search.front import scaled
 from search.objectives import COSTS
@@ -50,6 +52,9 @@ Array = NDArray[np.float64]
 
 _Where = tuple[str, str]
 """A layer and what is asked of it."""
+
+_Key = tuple[tuple[str, Any], ...]
+"""A candidate's parameters."""
 
 _LEAST_ROWS = 5
 """Candidates measured before the model is trusted with the next."""
@@ -70,12 +75,40 @@ class _Row:
     """The log error of the same candidate without training, where it was measured."""
 
 
-class _Measurement(NamedTuple):
-    """What a trial says about accuracy and costs."""
+class _Measurements:
+    """What trials say about accuracy and costs.
+
+    Args:
+        costs: how many there are.
+    """
+
+    def __init__(self, costs: int) -> None:
+        self.rows = deque[_Row](maxlen=_MOST_ROWS)
+        """The newest."""
+        self.overrated = np.zeros(costs)
+        """The sum over trials of the logarithm of each measured cost over the planned one."""
+        self.trials = 0
+
+    def copy(self) -> "_Measurements":
+        """The same, to be added to."""
+        other = _Measurements(len(self.overrated))
+        other.rows.extend(self.rows)
+        other.overrated += self.overrated
+        other.trials = self.trials
+        return other
+
+
+class _View(NamedTuple):
+    """What a study says when it is looked at."""
 
     rows: list[_Row]
-    overrated: list[float]
-    """The logarithm of each measured cost over the planned one."""
+    """What candidates measured on their rungs."""
+    ratios: dict[str, float]
+    """By how much plans overrate each cost, measured over planned."""
+    known: set[_Key]
+    """The parameters of all trials."""
+    running: list[FrozenTrial]
+    """Candidates under way or queued, those of the scan aside."""
 
 
 class SurrogateSampler:
@@ -95,21 +128,26 @@ class SurrogateSampler:
         self.pool = pool
         self._costs = [name for name in study.config.study.objectives if name in COSTS]
         self._planned: dict[int, dict[str, float]] = {}
-        self._measured: dict[int, _Measurement] = {}
-        """Of trials that have ended, by number."""
+        """Costs of the trials under way, by number."""
+        self._endings = Endings()
+        self._known: set[_Key] = set()
+        """The parameters of all trials."""
+        self._ended = _Measurements(len(self._costs))
+        self._scan: list[_Row] = []
+        self._looking = threading.Lock()  # a driver proposes and judges in different threads
         self._planned_dense = problem.planned_dense()
         threading.Thread(target=_import_libraries, name="imports", daemon=True).start()
 
     def __call__(self) -> dict[str, Any]:
         """Parameters worth evaluating next."""
         random = Random(f"{self.study.config.study.seed} {len(self.study.trials())}")
-        rows, ratios = self._measurements()
-        if len(rows) < _LEAST_ROWS:
+        view = self._look()
+        if len(view.rows) < _LEAST_ROWS:
             return self._draw(random)[0]
-        drawn, costs = self._pool(random, self.pool, ratios)
+        drawn, costs = self._pool(random, self.pool, view)
         if not drawn:
             return self._draw(random)[0]
-        gains = self._gains(self._model(rows), [candidate for _, candidate in drawn], costs, ratios)
+        gains = self._gains([candidate for _, candidate in drawn], costs, view)
         return drawn[int(np.argmax(gains))][0]
 
     def goes_on(self, number: int) -> bool | None:
@@ -118,30 +156,26 @@ class SurrogateSampler:
         It is if it promises no less than one in `fidelity.reduction` of what the best of a few new
         candidates does: those cost a projection to look at, and the rung costs epochs.
         """
-        rows, ratios = self._measurements()
-        if len(rows) < _LEAST_ROWS:
+        view = self._look()
+        if len(view.rows) < _LEAST_ROWS:
             return None
         trial = self.study.trials()[number]
-        random = Random(f"{self.study.config.study.seed} {number} {len(rows)}")
-        drawn, costs = self._pool(random, self.pool // 4, ratios)
+        random = Random(f"{self.study.config.study.seed} {number} {len(view.rows)}")
+        drawn, costs = self._pool(random, self.pool // 4, view)
         if not drawn:
             return True
         reference = self.study.reference
         own = [scaled(values(trial), reference, name) for name in self._costs]
         candidates = [candidate_of(trial), *(candidate for _, candidate in drawn)]
-        gains = self._gains(
-            self._model(rows), candidates, np.vstack([own, costs]), ratios, without=number
-        )
+        others = [other for other in view.running if other.number != number]
+        gains = self._gains(candidates, np.vstack([own, costs]), view._replace(running=others))
         return bool(gains[0] * self.study.config.fidelity.reduction >= gains[1:].max())
 
-    def _model(self, rows: Sequence[_Row]) -> "_Accuracy":
-        return _Accuracy(rows, self.problem.shapes, self._dense_log_error(), self._scan_rows())
-
     def _pool(
-        self, random: Random, size: int, ratios: Mapping[str, float]
+        self, random: Random, size: int, view: _View
     ) -> tuple[list[tuple[dict[str, Any], Candidate]], Array]:
         """New candidates within all bounds, drawn evenly or near the front, and their costs."""
-        known = {_key(trial.params) for trial in self.study.trials()}
+        known = set(view.known)
         parents = [trial.params for trial in self.study.front()]
         drawn, costs = [], []
         for index in range(size):
@@ -156,26 +190,18 @@ class SurrogateSampler:
                 continue
             if self._keeps_bounds(planned):
                 drawn.append((parameters, candidate))
-                costs.append(self._scaled(planned, ratios))
+                costs.append(self._scaled(planned, view.ratios))
         return drawn, np.array(costs)
 
-    def _gains(
-        self,
-        model: "_Accuracy",
-        candidates: Sequence[Candidate],
-        costs: Array,
-        ratios: Mapping[str, float],
-        without: int | None = None,
-    ) -> Array:
+    def _gains(self, candidates: Sequence[Candidate], costs: Array, view: _View) -> Array:
         """The expected hypervolume improvement of each candidate, once trained in full.
 
         Args:
-            model: of the accuracy.
             candidates: `[points]`.
             costs: expected of each, over the reference's, `[points, costs]`.
-            ratios: by how much plans overrate each cost.
-            without: the trial under way that is among the candidates.
+            view: of the study.
         """
+        model = _Accuracy(view.rows, self.problem.shapes, self._dense_log_error(), self._scan)
         epochs = self.study.config.rungs[-1]
         reference = self.study.reference
         worst = max(1 - reference["accuracy"], _LEAST_ERROR)
@@ -183,18 +209,11 @@ class SurrogateSampler:
         front = self.study.front_means()
         names = ["accuracy", *self._costs]
         points = [[scaled(found, reference, name) for name in names] for found in front]
-        running = [
-            trial
-            for trial in self.study.unended()
-            if trial.number != without
-            and "candidate" in trial.user_attrs
-            and not trial.user_attrs.get("scan")
-        ]
-        if running:  # as if they had reached what is expected of them
-            expected, _ = model.predict([candidate_of(trial) for trial in running], epochs)
-            for trial, log_error in zip(running, expected, strict=True):
+        if view.running:  # as if they had reached what is expected of them
+            expected, _ = model.predict([candidate_of(trial) for trial in view.running], epochs)
+            for trial, log_error in zip(view.running, expected, strict=True):
                 point = [math.exp(log_error) / worst]
-                points.append(point + self._scaled(self._plan(trial), ratios))
+                points.append(point + self._scaled(self._plan(trial), view.ratios))
         return expected_improvement(np.array(points), mean - math.log(worst), spread, costs)
 
     def _draw(
@@ -225,31 +244,43 @@ class SurrogateSampler:
         assert dense is not None  # a study that is searched has its baseline
         return _log_error(dense.values["accuracy"])
 
-    def _measurements(self) -> tuple[list[_Row], dict[str, float]]:
-        """What candidates measured on their rungs, and by how much plans overrate each cost."""
-        rows, logs = [], []
-        for trial in self.study.trials():
-            measured = self._measured.get(trial.number) or self._measurement(trial)
-            if trial.state.is_finished():
-                self._measured[trial.number] = measured
-            rows += measured.rows
-            if measured.rows:
-                logs.append(measured.overrated)
-        mean = np.mean(logs, axis=0) if logs else np.zeros(len(self._costs))
-        return rows[-_MOST_ROWS:], {n: math.exp(m) for n, m in zip(self._costs, mean, strict=True)}
+    def _look(self) -> _View:
+        """The study as it is now; what has ended is taken in once."""
+        with self._looking:
+            for trial in self._endings.look(self.study.trials()):
+                self._known.add(_key(trial.params))
+                self._take_in(trial, self._ended)
+                self._planned.pop(trial.number, None)
+                if trial.user_attrs.get("scan"):
+                    self._scan += self._scanned(trial)
+            found, unended = self._ended.copy(), self._endings.unended
+            for trial in unended:
+                self._take_in(trial, found)
+            known = self._known | {_key(trial.params) for trial in unended}
+        mean = found.overrated / max(found.trials, 1)
+        return _View(
+            rows=list(found.rows),
+            ratios={n: math.exp(m) for n, m in zip(self._costs, mean, strict=True)},
+            known=known,
+            running=[
+                trial
+                for trial in unended
+                if "candidate" in trial.user_attrs and not trial.user_attrs.get("scan")
+            ],
+        )
 
-    def _measurement(self, trial: FrozenTrial) -> _Measurement:
+    def _take_in(self, trial: FrozenTrial, found: "_Measurements") -> None:
         """What a trial measured on its rungs; nothing if it is of the scan or was interrupted."""
         if trial.user_attrs.get("scan") or status(trial) == "interrupted":
-            return _Measurement([], [])
-        found = [trial.user_attrs.get(f"rung.{r}") for r in range(len(self.study.config.rungs))]
-        measured = [row for row in found if row is not None]
+            return
+        rungs = [trial.user_attrs.get(f"rung.{r}") for r in range(len(self.study.config.rungs))]
+        measured = [row for row in rungs if row is not None]
         if not measured:
-            return _Measurement([], [])
+            return
         candidate = candidate_of(trial)
         first, last = measured[0], measured[-1]["values"]
         projected = _log_error(first["values"]["accuracy"]) if first["epochs"] == 0 else None
-        rows = [
+        found.rows += [
             _Row(
                 candidate=candidate,
                 epochs=row["epochs"],
@@ -259,20 +290,15 @@ class SurrogateSampler:
             for row in measured
         ]
         planned = self._plan(trial)
-        return _Measurement(rows, [math.log(last[n] / planned[n]) for n in self._costs])
+        found.overrated += [math.log(last[name] / planned[name]) for name in self._costs]
+        found.trials += 1
 
-    def _scan_rows(self) -> list[_Row]:
-        return [
-            _Row(
-                candidate=candidate_of(trial),
-                epochs=0,
-                log_error=_log_error(values(trial)["accuracy"]),
-                projected=None,
-            )
-            for trial in self.study.ended()
-            if trial.user_attrs.get("scan") and "evaluation" in trial.user_attrs
-            if status(trial) == "projected" and is_feasible(trial)
-        ]
+    def _scanned(self, trial: FrozenTrial) -> list[_Row]:
+        """What a candidate of the scan measured, if it did and keeps all bounds."""
+        if status(trial) != "projected" or not is_feasible(trial):
+            return []
+        log_error = _log_error(values(trial)["accuracy"])
+        return [_Row(candidate=candidate_of(trial), epochs=0, log_error=log_error, projected=None)]
 
 
 class _Accuracy:
@@ -543,7 +569,7 @@ def _anchors(rows: Sequence[_Row], shapes: Mapping[str, LayerShape], dense: floa
     ]
 
 
-def _key(parameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def _key(parameters: Mapping[str, Any]) -> _Key:
     return tuple(sorted(parameters.items()))
 
 

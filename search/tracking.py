@@ -25,6 +25,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hwmodel.errors import TrackingError
+from search.endings import Endings
 from search.environment import describe_environment
 from search.evaluate import FAILED
 from search.mlflow_store import DataSplit, MlflowStore, TrialRun, is_refusal, reason, register
@@ -110,8 +111,7 @@ class MlflowMirror:
             raise
         except Exception as error:
             raise TrackingError(f"tracking store {shown(self.uri)}: {reason(error)}") from None
-        self._seen = 0
-        self._open: list[int] = []
+        self._endings = Endings()
         self._front: set[int] = set()
         self._waiting: set[int] = set()
         self._sent = frozenset(self._store.runs)
@@ -135,7 +135,7 @@ class MlflowMirror:
         Reads only trials that have ended since the last call.
         """
         self._note_runs()
-        new = self._newly_ended()
+        new = self._endings.look(self.study.trials())
         before = self._front
         if new:
             self._front = {trial.number for trial in self.study.front()}
@@ -255,14 +255,6 @@ class MlflowMirror:
             note = {**note, "run_id": run_id, "experiment_id": store.experiment}
             study.note(_PARENT_NOTE, note)
         return store
-
-    def _newly_ended(self) -> list[FrozenTrial]:
-        """Trials that have ended since the last call."""
-        trials = self.study.trials()
-        candidates = [*self._open, *range(self._seen, len(trials))]
-        self._seen = len(trials)
-        self._open = [n for n in candidates if not trials[n].state.is_finished()]
-        return [trials[n] for n in candidates if trials[n].state.is_finished()]
 
     def _seeds_of(self, number: int) -> tuple[int, dict[str, float], int]:
         """What a member came to over its seeds: its number, metrics, and when that was known."""

@@ -16,11 +16,12 @@ import ray
 
 import search.run
 from hwmodel.errors import ClusterError
+from search.checkpoints import Checkpoints
 from search.config import RayConfig, read_config
 from search.exchange import Exchange
 from search.inputs import own_modules
 from search.ray_session import _only_on_loopback, start_ray
-from search.run import drop_checkpoints_off_front, run_study
+from search.run import run_study
 from search.study import Study
 from search.tracking import tracking_uri
 from tests.search.fakes import DENSE_VALUES, Ladder, done, failed, new_study, price, try_one
@@ -57,7 +58,7 @@ def test_only_the_front_and_running_trials_keep_their_checkpoints(study: Study) 
     (checkpoints / "trial-00000.start.safetensors").touch()
     (checkpoints / f"trial-{running.number:05d}.start.safetensors").touch()
     (checkpoints / f".trial-{running.number:05d}.77.part").mkdir()
-    drop_checkpoints_off_front(study, Exchange(None, study.folder))
+    Checkpoints(study, Exchange(None, study.folder)).tidy()
     assert sorted(path.name for path in checkpoints.iterdir()) == [
         f".trial-{running.number:05d}.77.part",
         "note.txt",
@@ -80,7 +81,7 @@ def test_whoever_may_come_to_the_front_keeps_its_checkpoint_until_it_is_repeated
         assert proposal is not None
         study.folder.checkpoint(proposal.number).mkdir()
         study.folder.training(proposal.number).touch()
-        drop_checkpoints_off_front(study, Exchange(None, study.folder))
+        Checkpoints(study, Exchange(None, study.folder)).tidy()
         names.append(sorted(path.name for path in (study.folder.path / "checkpoints").iterdir()))
         study.finish(proposal.number, replace(done(accuracy, 0.5), epochs=1))
     both = ["trial-00000", "trial-00001"]
@@ -88,7 +89,7 @@ def test_whoever_may_come_to_the_front_keeps_its_checkpoint_until_it_is_repeated
         [*both, "trial-00002", "trial-00002.training"],
         [*both, "trial-00003", "trial-00003.training"],
     ]
-    drop_checkpoints_off_front(study, Exchange(None, study.folder))
+    Checkpoints(study, Exchange(None, study.folder)).tidy()
     (kept,) = (study.folder.path / "checkpoints").iterdir()
     assert kept.name == "trial-00001"
 
@@ -101,7 +102,7 @@ def test_training_of_an_interrupted_repeat_is_kept(tmp_path: Path) -> None:
     state = study.folder.training(repeat.number)
     state.touch()
     study.requeue_interrupted()
-    drop_checkpoints_off_front(study, Exchange(None, study.folder))
+    Checkpoints(study, Exchange(None, study.folder)).tidy()
     assert state.exists()
 
 

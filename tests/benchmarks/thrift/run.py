@@ -31,11 +31,12 @@ import pyarrow.parquet
 import torch
 
 from hwmodel.records import merge_tables
+from search.checkpoints import Checkpoints
 from search.config import StudyConfig, load_config
 from search.evaluate import Evaluation, Problem, evaluate, load_problem, train_dense
 from search.exchange import Exchange
 from search.folder import StudyFolder
-from search.run import drop_checkpoints_off_front, make_space
+from search.run import make_space
 from search.study import Study
 from search.surrogate import SurrogateSampler
 
@@ -153,7 +154,7 @@ def search(
             state=folder.training(proposal.root),
         )
         study.finish(proposal.number, found)
-        drop_checkpoints_off_front(study, Exchange(None, study.folder))
+        Checkpoints(study, Exchange(None, study.folder)).tidy()
         row = {
             "strategy": name,
             "seed": seed,
