@@ -382,6 +382,7 @@ def _tune(
     import ray
     from ray import tune
 
+    from search.searcher import ForgetEnded
     from search.trainable import CandidateTrainable
 
     config, driver = study.config.ray, study.driver
@@ -414,6 +415,7 @@ def _tune(
                 verbose=0,
                 # The study is the record: neither Tune's checkpoints nor its reports are wanted.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                callbacks=[ForgetEnded()],
             ),
         )
         with handler_restored():

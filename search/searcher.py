@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from hwmodel.errors import ClusterError, CrossfrontError, StorageError
@@ -17,7 +18,7 @@ from search.study import Proposal, Study
 from spaces.candidate import Candidate
 from spaces.space import Space
 
-__all__ = ["StudySearcher"]
+__all__ = ["ForgetEnded", "StudySearcher"]
 
 _PATIENCE_S = 0.2
 """How long Tune's loop waits for a proposal before it looks after its workers again."""
@@ -92,7 +93,7 @@ class StudySearcher(Searcher):
         self.numbers[trial_id] = proposal.number
         return {
             "number": proposal.number,
-            "candidate": proposal.candidate.to_json(),
+            "candidate": json.dumps(proposal.candidate.to_json()),
             "rung": proposal.rung,
             "root": proposal.root,
         }
@@ -187,3 +188,17 @@ class StudySearcher(Searcher):
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Tune limits the number of trials at a time."""
         return False
+
+
+class ForgetEnded(Callback):
+    """Empties what Tune keeps of trials that have ended: the study has it.
+
+    Tune holds every trial of a search until it is over, each with its result and with statistics of
+    every metric, which in a search of thousands is most of the driver's memory.
+    """
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called once the searcher has recorded the result."""
+        trial.metric_analysis.clear()
+        trial.metric_n_steps.clear()
+        trial.run_metadata.last_result = {"done": True}

@@ -9,8 +9,10 @@ import errno
 import json
 import os
 import shlex
-from collections.abc import Container, Iterator
+import sys
+from collections.abc import Container, Generator, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -127,7 +129,7 @@ def disk_errors(folder: StudyFolder) -> Iterator[None]:
 
 def _journal(folder: StudyFolder) -> BaseStorage:
     journal = str(folder.journal)
-    return _Journal(JournalFileBackend(journal, _JournalLock(journal)))
+    return _Journal(_JournalFile(journal, _JournalLock(journal)))
 
 
 class _Journal(JournalStorage):
@@ -181,6 +183,25 @@ class _Journal(JournalStorage):
         listed += map(self._replay_result.get_trial, ids[len(listed) :])
         self._unended[study_id] = [p for p in places if not listed[p].state.is_finished()]
         return listed
+
+
+class _JournalFile(JournalFileBackend):
+    """A journal whose records share their keys, which are the same for every trial."""
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """The records from one on, oldest first."""
+        for record in super().read_logs(log_number_from):
+            if "user_attr" in record:
+                record["user_attr"] = _shared_keys(record["user_attr"])
+            yield record
+
+
+def _shared_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {sys.intern(key): _shared_keys(found) for key, found in value.items()}
+    if isinstance(value, list):
+        return [_shared_keys(found) for found in value]
+    return value
 
 
 class _JournalLock(JournalFileSymlinkLock):

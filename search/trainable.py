@@ -57,7 +57,7 @@ class CandidateTrainable(tune.Trainable):
         import torch
 
         root = int(self.config["root"])
-        candidate = Candidate.from_json(self.config["candidate"])
+        candidate = Candidate.from_json(json.loads(self.config["candidate"]))
         if self.problem is None:  # it would have every candidate at once, and fail them all
             return {"broken": f"a worker on {socket.gethostname()}: {self.broken}", "done": True}
         watch = _Watch(self.problem.config.ray.epoch_limit_s)

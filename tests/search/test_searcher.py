@@ -6,10 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from hwmodel.errors import StorageError
-from search.searcher import StudySearcher
+from search.searcher import ForgetEnded, StudySearcher
 from search.study import Study, status
 from spaces import Candidate
 from tests.search.fakes import DENSE_VALUES, Ladder, done, failed, new_study, price
@@ -34,7 +35,7 @@ def test_suggestion_carries_number_and_candidate(study: Study) -> None:
     assert isinstance(config, dict)
     assert set(config) == {"number", "candidate", "rung", "root"}
     assert json.loads(json.dumps(config)) == config
-    assert Candidate.from_json(config["candidate"]).layers["fc1"].nonzeros
+    assert Candidate.from_json(json.loads(config["candidate"])).layers["fc1"].nonzeros
     assert searcher.numbers == {"t1": config["number"]}
 
 
@@ -239,3 +240,14 @@ def test_search_that_ends_while_a_candidate_is_sampled_gives_it_back(study: Stud
     study.leave()
     assert [status(t) for t in study.trials()] == ["interrupted", "waiting"]
     assert searcher.error is None
+
+
+def test_tune_keeps_no_result_of_a_trial_that_has_ended() -> None:
+    result = {"evaluation": "{}", "done": True, "time_total_s": 1.0}
+    trial = Trial("none", stub=True)
+    trial.update_last_result(result)
+    assert trial.metric_analysis
+    ForgetEnded().on_trial_complete(1, [trial], trial)
+    assert trial.last_result == {"done": True}
+    assert not trial.metric_analysis
+    assert not trial.metric_n_steps

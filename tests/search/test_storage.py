@@ -1,14 +1,28 @@
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from hwmodel.errors import StudyError
 from search.folder import StudyFolder, study_names
 from search.study import Study, candidate_of, status
 from search.urls import shown
-from tests.search.fakes import DENSE_VALUES, Ladder, done, evaluate_all, new_study, price, try_one
+from tests.search.fakes import (
+    DENSE_VALUES,
+    Ladder,
+    done,
+    evaluate_all,
+    failed,
+    new_study,
+    price,
+    try_one,
+)
 from tests.search.servers import new_database
 
 # A process ends with its connections; a test does not.
@@ -122,3 +136,36 @@ def test_trial_without_its_records_is_said(tmp_path: Path) -> None:
     study.folder.journal.write_text("".join(kept), encoding="utf-8")
     with pytest.raises(StudyError, match=r"trial 0 has no candidate: records .* missing; take"):
         candidate_of(Study.open(study.folder).front()[0])
+
+
+def test_journal_lists_what_optuna_itself_lists(tmp_path: Path) -> None:
+    study = new_study(tmp_path, trials=30)
+    other = Study.open(study.folder)
+    plain = optuna.load_study(
+        study_name=study.folder.name,
+        storage=JournalStorage(JournalFileBackend(str(study.folder.journal))),
+    )
+    random, seen = Random(0), set()
+    some = [TrialState.WAITING], [TrialState.RUNNING], [TrialState.COMPLETE, TrialState.FAIL]
+    for _ in range(25):
+        driver = random.choice([study, other])
+        proposal = driver.propose(Ladder(), price, DENSE_VALUES)
+        assert proposal is not None
+        if random.random() < 0.6:
+            driver.finish(proposal.number, random.choice([done(0.8, 0.5), failed()]))
+        elif random.random() < 0.3:
+            driver.enqueue([{"x": random.randint(1, 100)}])
+        for states in (None, *some):
+            expected = plain.get_trials(states=states)
+            seen |= {trial.state for trial in expected}
+            for handle in (study, other):
+                assert handle._handle.get_trials(states=states) == expected
+                assert handle._handle.get_trials(states=states, deepcopy=False) == expected
+    assert seen == {state for states in some for state in states}
+
+
+def test_list_of_trials_is_the_callers_own(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    try_one(study, done(0.8, 0.5))
+    study.trials().clear()
+    assert len(study.trials()) == 1

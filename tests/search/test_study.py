@@ -575,6 +575,33 @@ def test_budget_is_met_exactly_on_rungs_and_most_candidates_are_stopped(tmp_path
     assert all(t.state.is_finished() for t in study.trials())
 
 
+def test_candidates_of_a_rung_are_compared_with_its_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def goes_on(point: Any, mates: Any, *_: Any, gone_on: int) -> bool:
+        asked.append(([mate["accuracy"] for mate in mates], gone_on))
+        return point["accuracy"] > 0.55
+
+    monkeypatch.setattr("search.study.goes_on", goes_on)
+    monkeypatch.setattr("search.study.MATES", 3)
+    study = new_study(tmp_path, RUNGS, trials=30)
+    for accuracy in (0.1, 0.2, 0.6, 0.3, 0.4):
+        proposal = study.propose(Ladder(), price, DENSE_VALUES)
+        assert proposal is not None
+        while proposal.rung:  # what went on is measured later
+            proposal = propose(study)
+        study.finish(proposal.number, measured(accuracy, 0.5, 0))
+    assert asked == [
+        ([], 0),
+        ([0.1], 0),
+        ([0.1, 0.2], 0),
+        ([0.1, 0.2, 0.6], 1),
+        ([0.2, 0.6, 0.3], 1),
+    ]
+
+
 def test_interrupted_candidate_goes_on_from_its_rung_with_its_files(tmp_path: Path) -> None:
     study = new_study(tmp_path, RUNGS, trials=1)
     first = propose(study)
