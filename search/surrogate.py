@@ -60,6 +60,9 @@ _LEAST_ROWS = 5
 """Candidates measured before the model is trusted with the next."""
 _MOST_ROWS = 250
 """Newest measurements that the model learns from; its time grows with their cube."""
+_FITTED_ROWS = 120
+"""Measurements, evenly spaced, that length scales and noise are fitted to; a fit takes dozens of
+steps, each of which grows like their square, while all rows are taken in by one step more."""
 _GRID = 65
 _LEAST_ERROR = 1e-4
 
@@ -443,11 +446,16 @@ class _Process:
         kernel = ConstantKernel(0.5, (1e-3, 1e2)) * Matern(
             2.0 * width, (0.2, 50.0), nu=2.5
         ) + WhiteKernel(0.01, (1e-5, 1.0))
-        self._process: Any = GaussianProcessRegressor(kernel, random_state=0)
+        few = np.linspace(0, len(targets) - 1, min(len(targets), _FITTED_ROWS)).astype(int)
         # A length scale at its limit is an answer, too; `catch_warnings` is for one thread only.
         warnings.filterwarnings("ignore", category=ConvergenceWarning)
+        known, wanted = self._standard(features), targets - self._prior
         with _one_thread():
-            self._process.fit(self._standard(features), targets - self._prior)
+            fitted = GaussianProcessRegressor(kernel, random_state=0).fit(known[few], wanted[few])
+            self._process: Any = fitted
+            if len(few) < len(targets):
+                self._process = GaussianProcessRegressor(fitted.kernel_, optimizer=None)
+                self._process.fit(known, wanted)
 
     def predict(self, features: Array) -> tuple[Array, Array]:
         """Mean and standard deviation, `[rows]` each."""

@@ -1,12 +1,14 @@
 """What a trial costs the driver as a study grows, without training or Ray.
 
     python tests/benchmarks/search_growth.py [--trials 10000] [--running 1000] [--samplers ...]
+        [--rungs]
 
 Candidates of the demo's LeNet-5 space with exact planned costs and a made-up accuracy, which grows
 with what their layers keep. For each sampler, at some sizes of the study: milliseconds to propose
 and to record a trial (median of the last hundred), resident memory, and seconds to open the study
-anew. `--running` trials (0: none) are open at once in one more study, as with so many workers.
-Writes `results/search_growth.json`.
+anew. `--running` trials (0: none) are open at once in one more study, as with so many workers;
+`--rungs` is a random study whose candidates are projected, trained a little, and in full, until a
+quarter of `--trials` have trained. Writes `results/search_growth.json`.
 """
 
 import argparse
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10000)
     parser.add_argument("--running", type=int, default=1000)
     parser.add_argument("--samplers", nargs="*", default=["random", "tpe", "nsga2"])
+    parser.add_argument("--rungs", action="store_true")
     options = parser.parse_args()
     found = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     for sampler in options.samplers:
@@ -50,12 +53,23 @@ def main() -> None:
         name = f"random, {options.running} running"
         found[name] = grow("random", 3 * options.running, options.running)
         RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if options.rungs:
+        found["random on rungs"] = grow(
+            "random", options.trials, 2, {"projection": True, "rungs": [1]}
+        )
+        RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def grow(sampler: str, trials: int, workers: int) -> list[dict[str, Any]]:
-    """One study up to its budget; a row at each size."""
+def grow(
+    sampler: str, trials: int, workers: int, fidelity: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """One study up to its budget; a row at each size.
+
+    Candidates that are only projected count against no budget, but among the trials of a row.
+    """
     own = {"name": "growth", "trials": trials, "sampler": sampler, "uniform_starts": False}
-    config = load_config(HERE / "thrift" / "lenet5.toml", {"study": own})
+    tables = {"study": own, "fidelity": fidelity or {}}
+    config = load_config(HERE / "thrift" / "lenet5.toml", tables)
     problem = load_problem(config)
     space, planned_dense = make_space(problem), problem.planned_dense()
     rows, running = [], deque[Proposal]()
@@ -75,13 +89,13 @@ def grow(sampler: str, trials: int, workers: int) -> list[dict[str, Any]]:
                 running.append(proposal)
             if proposal is None or len(running) >= workers:
                 ended = running.popleft()
-                result = pretend(problem, ended.candidate)
+                result = pretend(problem, ended.candidate, config.rungs[ended.rung])
                 started = time.perf_counter()
                 study.finish(ended.number, result)
                 study.hypervolume()
                 told.append(1000 * (time.perf_counter() - started))
                 count = len(study.ended())
-                if count in SIZES or count == trials:
+                if count >= [*SIZES, math.inf][len(rows)] or study.over:
                     started = time.perf_counter()
                     again = Study.open(folder)
                     again.hypervolume()
@@ -98,16 +112,19 @@ def grow(sampler: str, trials: int, workers: int) -> list[dict[str, Any]]:
     return rows
 
 
-def pretend(problem: Problem, candidate: Candidate) -> Evaluation:
-    """Planned costs, and an accuracy that falls with what is pruned."""
+def pretend(problem: Problem, candidate: Candidate, epochs: int) -> Evaluation:
+    """Planned costs, and an accuracy that falls with what is pruned, the less the more epochs."""
     lost = 0.0
     for name, shape in problem.shapes.items():
         setting = candidate.layers[name]
         height = min(candidate.plan.default.wordlines, shape.rows)
         bits = setting.adc_bits or math.log2(3 * (setting.nonzeros or height) + 1)
         lost += 0.02 * max(0.0, 7 - bits) + 0.05 * (2 - setting.kept_shapes - setting.kept_filters)
-    values = {"accuracy": DENSE * math.exp(-lost), **problem.planned_costs(candidate)}
-    return Evaluation(status="complete", values=values, epochs=4)
+    values = {
+        "accuracy": DENSE * math.exp(-lost * (1 + 1 / (1 + epochs))),
+        **problem.planned_costs(candidate),
+    }
+    return Evaluation(status="complete", values=values, epochs=epochs)
 
 
 if __name__ == "__main__":

@@ -248,6 +248,6 @@ def test_tune_keeps_no_result_of_a_trial_that_has_ended() -> None:
     trial.update_last_result(result)
     assert trial.metric_analysis
     ForgetEnded().on_trial_complete(1, [trial], trial)
-    assert trial.last_result == {"done": True}
+    assert "evaluation" not in trial.last_result
     assert not trial.metric_analysis
     assert not trial.metric_n_steps
