@@ -8,8 +8,8 @@ machine to another, the file's time stands for it, renewed while the driver live
 import fcntl
 import os
 import socket
+import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,10 +62,16 @@ def is_alive(folder: Path, name: str) -> bool:
         with path.open("r+") as file:
             if _try_lock(file):
                 other_machine = not name.startswith(f"{socket.gethostname()}-")
-                return other_machine and time.time() - path.stat().st_mtime < STALE_S
+                return other_machine and _now(folder) - path.stat().st_mtime < STALE_S
     except FileNotFoundError:
         return False
     return True
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock that the times of a folder's files are from: its server's."""
+    with tempfile.TemporaryFile(prefix=f"{socket.gethostname()}-clock-", dir=folder) as probe:
+        return os.fstat(probe.fileno()).st_mtime
 
 
 def has_company(folder: Path, name: str) -> bool:

@@ -699,13 +699,9 @@ class Study:
                 )
             )
             trial = next(t for t in reversed(self.trials()) if repeat_by(t) == due[0])
-        self._open[trial.number] = _Open(
-            trial=optuna.Trial(self._handle, trial._trial_id),
-            candidate=candidate,
-            rung=_rungs_of(member.user_attrs) - 1,
-            root=root_of(trial),
-            repeat=True,
-        )
+        handle = optuna.Trial(self._handle, trial._trial_id)
+        rung = _rungs_of(member.user_attrs) - 1
+        self._open[trial.number] = _opened(handle, candidate, rung)
         return self._proposal(trial.number)
 
     def requeue_interrupted(self) -> int:
@@ -735,14 +731,8 @@ class Study:
         scan = known.get("scan", False)
         measured = _rungs_of(known) > 0 if repeat or scan else f"{_RUNG}{last}" in known
         if measured:  # but not yet told
-            self._open[orphan.number] = _Open(
-                trial=optuna.Trial(self._handle, orphan._trial_id),
-                candidate=candidate_of(orphan),
-                rung=0 if scan else last,
-                root=root_of(orphan),
-                scan=scan,
-                repeat=repeat,
-            )
+            handle = optuna.Trial(self._handle, orphan._trial_id)
+            self._open[orphan.number] = _opened(handle, candidate_of(orphan), 0 if scan else last)
             self._settle(orphan.number)
             return
         if known.get("evaluation", {}).get("status") == FAILED:
@@ -965,6 +955,7 @@ def _opened(trial: optuna.Trial, candidate: Candidate, rung: int) -> _Open:
         rung=rung,
         root=attributes.get("root", trial.number),
         scan=attributes.get("scan", False),
+        repeat="repeat_of" in attributes,
     )
 
 

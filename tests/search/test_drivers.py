@@ -54,6 +54,18 @@ def test_driver_of_another_machine_is_judged_by_its_heartbeat(
     assert is_alive(tmp_path, path.name) is alive
 
 
+def test_clock_of_this_machine_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heartbeats are times of the file system, which is another machine's."""
+    path = tmp_path / "elsewhere-12-abcd"
+    path.touch()
+    before = time.time()
+    monkeypatch.setattr("time.time", lambda: before + 10 * STALE_S)
+    assert is_alive(tmp_path, path.name)
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
 def test_unknown_driver_is_dead(tmp_path: Path) -> None:
     assert not is_alive(tmp_path, "nobody")
 
