@@ -36,7 +36,6 @@ __all__ = [
     "Evaluation",
     "Problem",
     "check_problem",
-    "drop_dense_states",
     "evaluate",
     "load_problem",
     "train_dense",
@@ -149,8 +148,6 @@ def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation
 
     Where the data name `backbone_classes`, trials start from a backbone that has learnt those, and
     the dense baseline is what trials stand against: all of it trained on as long as they are.
-    The state of the training stays until `drop_dense_states`: who is cut off before the baseline is
-    recorded has it again in a moment.
 
     Args:
         problem: the study's problem.
@@ -179,22 +176,9 @@ def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation
         train_s = _fit_dense(problem, network, method, weights, epochs, rate)
         save_weights(network, weights)
     facts = {"candidate": None, "method": method.name}
-    return _finish(problem, network, method, checkpoint, facts, started, train_s)
-
-
-def drop_dense_states(weights: Path) -> None:
-    """Deletes what the training of a baseline that is recorded, and of its backbone, went on from.
-
-    Args:
-        weights: of the baseline.
-    """
-    for file in (weights, _backbone(weights)):
-        file.with_suffix(".training").unlink(missing_ok=True)
-
-
-def _backbone(weights: Path) -> Path:
-    """Where the weights go of the backbone that a baseline starts from."""
-    return weights.with_name(f"backbone.{weights.name}")
+    evaluation = _finish(problem, network, method, checkpoint, facts, started, train_s)
+    weights.with_suffix(".training").unlink(missing_ok=True)
+    return evaluation
 
 
 def _train_backbone(problem: Problem, network: nn.Module, weights: Path) -> float:
@@ -204,11 +188,12 @@ def _train_backbone(problem: Problem, network: nn.Module, weights: Path) -> floa
     before = load_problem(replace(config, data=data))
     backbone = before.network()
     method = Method(dense_targets(backbone, problem.dense_plan()))
-    file = _backbone(weights)
+    file = weights.with_name(f"backbone.{weights.name}")
     epochs, rate = config.train.dense_epochs, config.train.learning_rate
     train_s = _fit_dense(before, backbone, method, file, epochs, rate)
     save_weights(backbone, file)
     load_weights(network, file, reset_head=True)
+    file.with_suffix(".training").unlink(missing_ok=True)
     return train_s
 
 

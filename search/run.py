@@ -15,7 +15,7 @@ from hwmodel.errors import CrossfrontError, StorageError, StudyError
 from hwmodel.extras import hint, missing, need
 from search.checkpoints import Checkpoints
 from search.config import RayConfig
-from search.evaluate import FAILED, Problem, drop_dense_states, load_problem, train_dense
+from search.evaluate import FAILED, Problem, load_problem, train_dense
 from search.exchange import Exchange
 from search.head import PATIENCE_S, HeadWatch
 from search.inputs import own_modules, send_inputs
@@ -255,7 +255,6 @@ def _ensure_dense(study: Study, problem: Problem, exchange: Exchange, display: D
     weights = study.folder.dense_weights
     if study.dense is not None and exchange.bring(weights).exists():
         exchange.share(weights)
-        drop_dense_states(weights)
         return 0.0
     started = time.perf_counter()
     make_space(problem)  # a space that cannot be is better known before the training
@@ -284,7 +283,6 @@ def _ensure_dense(study: Study, problem: Problem, exchange: Exchange, display: D
     if study.config.study.uniform_starts:
         study.enqueue(space.starts(), uniform=True)
     study.set_dense(dense)
-    drop_dense_states(weights)
     seconds = time.perf_counter() - started
     display.message(f"dense accuracy {dense.values['accuracy']:.4f} after {seconds:.0f} s")
     return seconds

@@ -20,7 +20,6 @@ from search.evaluate import (
     Evaluation,
     Problem,
     check_problem,
-    drop_dense_states,
     evaluate,
     load_problem,
     train_dense,
@@ -70,19 +69,7 @@ def test_dense_baseline_knows_every_objective(dense: tuple[Problem, Path, Evalua
     assert set(found.values) == {"accuracy", *COSTS}
     assert found.values["accuracy"] > 0.2  # ten classes
     assert weights.exists()
-
-
-def test_dense_baseline_that_was_not_recorded_is_not_trained_again(
-    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
-) -> None:
-    problem, _, found = dense
-    weights = tmp_path / "w.safetensors"
-    first = train_dense(problem, weights, tmp_path / "dense")
-    again = train_dense(problem, weights, tmp_path / "dense")
-    assert again.values == first.values == found.values
-    assert again.seconds["train"] == first.seconds["train"]  # which counts epochs, not calls
-    drop_dense_states(weights)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "w.safetensors"]
+    assert not weights.with_suffix(".training").exists()
 
 
 def test_candidate_is_measured_as_the_integer_network_that_is_saved(
@@ -220,7 +207,6 @@ def test_tasks_start_from_one_backbone_and_keep_its_cells(tmp_path: Path) -> Non
         stored.append(integer_layers(checkpoint.network))
         fine_tuned = integer_layers(load_checkpoint(folder / "dense").network)
         assert not torch.equal(stored[-1]["fc1"].weight_q, fine_tuned["fc1"].weight_q)
-        drop_dense_states(folder / "start.safetensors")
         assert not list(folder.glob("*.training"))
     assert torch.equal(stored[0]["fc1"].weight_q, stored[1]["fc1"].weight_q)
 
