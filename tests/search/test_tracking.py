@@ -1,6 +1,8 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -654,3 +656,38 @@ def test_end_that_was_not_waited_for_is_that_of_an_interrupted_study(
     threading.Timer(0.2, go_on.set).start()
     mirror.close()
     assert [run.info.status for run in parents_of(study)] == ["KILLED"]
+
+
+_WRITER = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA cache_size = 1")  # so that half of what it writes reaches the file
+database.execute("BEGIN EXCLUSIVE")
+database.execute("UPDATE tags SET value = value || ?", ["half" * 1000])
+print("writing", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_lock_and_half_a_write_of_a_killed_process_are_taken_back(
+    study: Study, start: Start
+) -> None:
+    mirror = start(study)
+    try_one(study, done(0.8, 0.5))
+    send(mirror)
+    database = Path(tracking_uri(study).removeprefix("sqlite:///"))
+    with subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(database)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"writing\n"
+        writer.kill()
+    assert database.with_name(f"{database.name}-journal").exists()
+    try_one(study, done(0.7, 0.4))
+    send(start(study))
+    assert len(children_of(study)) == 2
+    assert not any(
+        "half" in value for run in children_of(study).values() for value in run.data.tags.values()
+    )
