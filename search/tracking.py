@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from search.study import MEASURED, Study, candidate_of, status
 from search.urls import shown
 from spaces.candidate import Candidate
 from trainers.data import Dataset, ImageSource
+from trainers.progress import track
 
 __all__ = [
     "MlflowMirror",
@@ -333,13 +334,27 @@ class _Sender:
     def wait(self, patience_s: float) -> bool:
         """Whether all jobs are done, once they are or nothing happens for so many seconds."""
         with self._changed:
-            started = time.monotonic()
-            while self._jobs and not self._stopped:
-                left = max(started, self._progress) + patience_s - time.monotonic()
-                if left <= 0:
-                    return False
-                self._changed.wait(left)
+            queued = len(self._jobs)
+        if queued:
+            for _ in track(self._endings(queued, patience_s), "sent to MLflow", queued):
+                pass
+        with self._changed:
             return not self._jobs
+
+    def _endings(self, queued: int, patience_s: float) -> Iterator[None]:
+        """Once for each of the jobs as it ends, for as long as something happens."""
+        started = time.monotonic()
+        while queued:
+            with self._changed:
+                while len(self._jobs) >= queued and not self._stopped:
+                    left = max(started, self._progress) + patience_s - time.monotonic()
+                    if left <= 0:
+                        return
+                    self._changed.wait(left)
+                if self._stopped:
+                    return
+            queued -= 1
+            yield
 
     def clear(self) -> None:
         """Forgets all jobs but the one that is under way."""

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from search.study import Study
 from search.tracking import MlflowMirror, mirrored_runs, tracking_uri
 from spaces import Candidate, LayerSetting, Suggester
 from tests.search.fakes import DENSE_VALUES, Ladder, done, failed, new_study, price, try_one
+from trainers.progress import watched_by
 
 PARENT = "mlflow.parentRunId"
 
@@ -691,3 +692,25 @@ def test_lock_and_half_a_write_of_a_killed_process_are_taken_back(
     assert not any(
         "half" in value for run in children_of(study).values() for value in run.data.tags.values()
     )
+
+
+def test_what_is_being_sent_is_counted(study: Study, start: Start) -> None:
+    mirror = start(study)
+    send(mirror)
+    seen: list[tuple[str, int]] = []
+
+    def watch(items: Iterable[Any], what: str, count: int) -> Iterator[Any]:
+        for item in items:
+            seen.append((what, count))
+            yield item
+
+    for _ in range(3):
+        try_one(study, done(0.8, 0.5))
+    held = threading.Event()
+    mirror._sender.post(held.wait)  # nothing is sent before it is counted
+    mirror.sync()
+    threading.Timer(0.1, held.set).start()
+    with watched_by(watch):
+        assert mirror.flush(30.0)
+    assert len(seen) > 3
+    assert seen == [("sent to MLflow", len(seen))] * len(seen)
