@@ -29,7 +29,7 @@ from hwmodel.cost_report import (
 )
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.digital import DigitalArray
-from hwmodel.errors import ConfigError
+from hwmodel.errors import ConfigError, OutOfRangeError
 from hwmodel.geometry import MappedLayer
 from hwmodel.layers import AnyLayer, DigitalLayer, split_layers
 from hwmodel.nameplate import roll_up_peak
@@ -129,7 +129,8 @@ class CostModel:
             layer_use(layer, prices[id(layer.spec)], bits, by_slice=by_slice) for layer in mapped
         ]
         lists = [prices[id(layer.spec)] for layer in mapped]
-        adcs = self._converters(uses, lists)
+        names = [layer.shape.name for layer in mapped]
+        adcs = self._converters(uses, lists, names)
         built = self._built(uses, adcs)
         cycles = [x.cycle_s for x, use in zip(lists, uses, strict=True) if use.time_s]
         fill_s = self.preset.pipeline_fill_cycles * max(cycles, default=0.0)
@@ -221,30 +222,43 @@ class CostModel:
         }
 
     def _converters(
-        self, uses: list[LayerUse], lists: list[PriceList]
+        self, uses: list[LayerUse], lists: list[PriceList], names: list[str]
     ) -> list[tuple[_Converter | None, ...]]:
-        """The ADC types of every layer under the policy, one per entry of its readers."""
+        """The ADC types of every layer under the policy, one per entry of its readers.
+
+        Raises:
+            OutOfRangeError: naming the layer whose ADC the law refuses.
+        """
         rates = [prices.adc_rate_hz for prices in lists]
         needs = [max(use.readers).bits for use in uses]
         built = assign_types(
             needs,
             self._policy.types,
-            lambda i, bits: uses[i].crossbars * self.adc(bits, rates[i]).area_m2,
+            lambda i, bits: uses[i].crossbars * self._adc_of(names[i], bits, rates[i]).area_m2,
         )
-        sized = list(zip(uses, built, rates, strict=True))
-        if not self._policy.by_slice:
-            return [(self._converter(use.readers[0], bits, rate),) for use, bits, rate in sized]
+        sized = zip(names, uses, built, rates, strict=True)
+        by_slice = self._policy.by_slice
         return [
-            tuple(self._converter(part, part.bits, rate) for part in use.readers)
-            for use, _, rate in sized
+            tuple(
+                self._converter(name, part, part.bits if by_slice else bits, rate)
+                for part in use.readers
+            )
+            for name, use, bits, rate in sized
         ]
 
-    def _converter(self, part: Readers, bits: int, rate_hz: float) -> _Converter | None:
-        """The ADC type of some crossbars; None: never read."""
+    def _converter(self, name: str, part: Readers, bits: int, rate_hz: float) -> _Converter | None:
+        """The ADC type of some crossbars of a layer; None: never read."""
         if not part.bits:
             return None
-        adc = self.adc(bits, rate_hz)
+        adc = self._adc_of(name, bits, rate_hz)
         return _Converter(adc, self.conversion_j(adc, part.bits))
+
+    def _adc_of(self, name: str, bits: int, rate_hz: float) -> AdcCost:
+        """`adc`, whose refusal names the layer that asks."""
+        try:
+            return self.adc(bits, rate_hz)
+        except OutOfRangeError as error:
+            raise OutOfRangeError(f"{name}: {error}") from None
 
     def _built(self, uses: list[LayerUse], adcs: list[tuple[_Converter | None, ...]]) -> list[int]:
         """Crossbars to pay for, per layer.

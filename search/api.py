@@ -102,7 +102,8 @@ def compress(
     Raises:
         CrossfrontError: what the user can mend.
     """
-    from search.evaluate import FAILED, evaluate, load_problem, train_dense
+    from search.baseline import check_price, kept_weights
+    from search.evaluate import FAILED, check_problem, evaluate, load_problem, train_dense
     from search.report import ratios
     from trainers.checkpoint import read_manifest
     from trainers.export import check_target, export_folder
@@ -121,10 +122,19 @@ def compress(
     # A mistake is better known before the training.
     method = settings.method_config(candidate.method)
     build_method(candidate.method, method, candidate.targets(problem.shapes))
-    test = problem.dataset.test
-    with tempfile.TemporaryDirectory(dir=_parent(target)) as scratch:
-        weights, checkpoint = Path(scratch) / "dense.safetensors", Path(scratch) / "checkpoint"
-        say("training the dense baseline")
+    check_problem(problem)
+    note = check_price(problem)
+    if note is not None:
+        say(note)
+    test, parent = problem.dataset.test, _parent(target)
+    with tempfile.TemporaryDirectory(dir=parent) as scratch:
+        checkpoint, weights = Path(scratch) / "checkpoint", Path(scratch) / "dense.safetensors"
+        if settings.network.checkpoint is not None and not settings.network.reset_head:
+            say("measuring the dense baseline")
+        else:
+            weights = kept_weights(settings, target.parent)
+            known = weights.exists()
+            say(f"{'measuring' if known else 'training'} the dense baseline, kept in {weights}")
         dense = train_dense(problem, weights, Path(scratch) / "dense")
         say(f"dense accuracy {dense.values['accuracy']:.4f}; pruning")
         found = evaluate(problem, candidate, weights, checkpoint)

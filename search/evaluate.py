@@ -12,12 +12,19 @@ from torch import nn
 
 from hwmodel.accelerator import CostModel
 from hwmodel.crossbar import CrossbarPlan
-from hwmodel.errors import CheckpointError, ConfigError, CrossfrontError, StorageError
-from hwmodel.geometry import LayerShape
+from hwmodel.errors import (
+    CheckpointError,
+    ConfigError,
+    CrossfrontError,
+    OutOfRangeError,
+    StorageError,
+)
+from hwmodel.geometry import LayerShape, MappedLayer
 from hwmodel.layers import AnyLayer, DigitalLayer
+from search.baseline import check_price, dense_training
 from search.break_even import paying_targets
 from search.config import StudyConfig
-from search.objectives import cost_values
+from search.objectives import COSTS, cost_values
 from spaces.candidate import Candidate
 from trainers.checkpoint import save_checkpoint
 from trainers.data import Dataset, ImageSet, ImageSource, load_dataset
@@ -98,10 +105,21 @@ class Problem:
         """The preset's own crossbar for every layer: what the dense baseline lies on."""
         return CrossbarPlan(default=self.cost_model.preset.crossbar)
 
-    def planned_dense(self) -> dict[str, float]:
-        """Worst-case costs of the dense network on the preset's own crossbar."""
+    def dense_layers(self) -> list[MappedLayer]:
+        """The layers of the dense network on crossbars, at their worst case."""
         dense = Candidate(network=self.config.network.name, method="dense", plan=self.dense_plan())
-        return self.planned_costs(dense)
+        return dense.planned(self.shapes)
+
+    def planned_dense(self) -> dict[str, float]:
+        """Worst-case costs of the dense network, as far as bounds compare plans with them.
+
+        Raises:
+            OutOfRangeError: an ADC that the law refuses.
+        """
+        compared = {bound.objective for bound in self.config.study.bounds if bound.relative}
+        if not compared & set(COSTS):  # its trained weights may need smaller ADCs than the law has
+            return {}
+        return cost_values(self.cost_model.evaluate([*self.dense_layers(), *self.digital]))
 
     def planned_costs(self, candidate: Candidate) -> dict[str, float]:
         """Worst-case costs of a candidate before any training, by objective."""
@@ -135,12 +153,14 @@ def load_problem(config: StudyConfig) -> Problem:
 
 
 def check_problem(problem: Problem) -> None:
-    """Finds out what would only fail later: the checkpoint to start from.
+    """Finds out what would only fail later: the checkpoint to start from, the baseline's price.
 
     Raises:
         CheckpointError: a checkpoint that is not there, or of another network.
+        OutOfRangeError: a dense network that the ADC law certainly cannot price.
     """
     _load_pretrained(problem, problem.network())
+    check_price(problem)
 
 
 def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation:
@@ -151,34 +171,54 @@ def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation
 
     Args:
         problem: the study's problem.
-        weights: where the float weights go that trials start from.
+        weights: where the float weights go that trials start from; if they are there, they are
+            not trained again.
         checkpoint: folder for the baseline's integer network.
 
     Raises:
-        CrossfrontError: whatever is wrong with the checkpoint or the backbone's classes.
+        CrossfrontError: whatever is wrong with the checkpoint or the backbone's classes, or a
+            resolution that the ADC law refuses.
     """
-    config, started = problem.config, time.perf_counter()
+    started = time.perf_counter()
     network = problem.network()
     method = Method(dense_targets(network, problem.dense_plan()))
+    train_s = _start_dense(problem, network, method, weights)
+    if problem.config.data.backbone_classes is not None:
+        epochs, rate = problem.config.train.epochs, problem.config.train.prune_learning_rate
+        train_s += _fit_dense(problem, network, method, weights, epochs, rate)
+    else:
+        method.attach(network, epochs=0, steps_per_epoch=1)
+    facts = {"candidate": None, "method": method.name}
+    try:
+        evaluation = _finish(problem, network, method, checkpoint, facts, started, train_s)
+    except OutOfRangeError as error:
+        raise OutOfRangeError(
+            f"the dense baseline has no price: {error}; once the law answers, do the same again: "
+            "what is trained is kept"
+        ) from None
+    weights.with_suffix(".training").unlink(missing_ok=True)
+    return evaluation
+
+
+def _start_dense(problem: Problem, network: nn.Module, method: Method, weights: Path) -> float:
+    """Gives a network the dense weights that trials start from, and keeps them.
+
+    Returns:
+        Seconds of training.
+    """
+    config, train_s = problem.config, 0.0
+    if weights.exists():
+        load_weights(network, weights)
+        return train_s
     _load_pretrained(problem, network)
     loaded = config.network.checkpoint is not None
     if config.data.backbone_classes is not None:
         train_s = 0.0 if loaded else _train_backbone(problem, network, weights)
-        save_weights(network, weights)
-        epochs, rate = config.train.epochs, config.train.prune_learning_rate
-        train_s += _fit_dense(problem, network, method, weights, epochs, rate)
-    elif loaded and not config.network.reset_head:
-        method.attach(network, epochs=0, steps_per_epoch=1)
-        train_s = 0.0
-        save_weights(network, weights)
-    else:
+    elif not loaded or config.network.reset_head:
         epochs, rate = config.train.dense_epochs, config.train.learning_rate
         train_s = _fit_dense(problem, network, method, weights, epochs, rate)
-        save_weights(network, weights)
-    facts = {"candidate": None, "method": method.name}
-    evaluation = _finish(problem, network, method, checkpoint, facts, started, train_s)
-    weights.with_suffix(".training").unlink(missing_ok=True)
-    return evaluation
+    save_weights(network, weights)
+    return train_s
 
 
 def _train_backbone(problem: Problem, network: nn.Module, weights: Path) -> float:
@@ -206,7 +246,7 @@ def _fit_dense(
         network,
         _training_images(problem),
         method,
-        replace(config.train, distillation=0.0),  # it is the teacher
+        dense_training(config.train),
         epochs=epochs,
         learning_rate=rate,
         seed=config.study.seed,

@@ -17,7 +17,7 @@ from search.drivers import exclusive
 from search.exchange import Exchange
 from trainers.data.cache import cache_folder
 
-__all__ = ["find_inputs", "own_modules", "send_inputs"]
+__all__ = ["find_inputs", "identity", "own_modules", "send_inputs"]
 
 _NOT_SENT = (("data", "cache"), ("network", "checkpoint"))
 """Nodes make the one, and only the driver reads the other."""
@@ -43,7 +43,7 @@ def send_inputs(exchange: Exchange, tables: Mapping[str, Any]) -> dict[str, str]
         return names
     for section, key, path in named_files(tables):
         if (section, key) not in _NOT_SENT and Path(path).exists():
-            name, size = _identity(Path(path))
+            name, size = identity(Path(path))
             if size <= _LIMIT_BYTES:
                 exchange.share(Path(path), name)
                 names[path] = name
@@ -83,12 +83,13 @@ def _fetched(exchange: Exchange, path: Path, name: str) -> Path:
     return place
 
 
-def _identity(path: Path) -> tuple[str, int]:
+def identity(path: Path) -> tuple[str, int]:
     """A name that changes with a file, or with any of a folder's, and the size of them all."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    found = sorted(path.rglob("*")) if path.is_dir() else [path]
+    files = [file for file in found if file.is_file() and "__pycache__" not in file.parts]
     content, size = hashlib.sha256(str(path).encode()), 0
     for file in files:
         status = file.stat()
         content.update(f"\0{file}\0{status.st_size}\0{status.st_mtime_ns}".encode())
-        size += status.st_size if file.is_file() else 0
+        size += status.st_size
     return f"inputs/{content.hexdigest()[:24]}", size

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hwmodel.errors import CrossfrontError, StorageError, StudyError
 from hwmodel.extras import hint, missing, need
+from search.baseline import check_price
 from search.checkpoints import Checkpoints
 from search.config import RayConfig
 from search.evaluate import FAILED, Problem, load_problem, train_dense
@@ -258,7 +259,10 @@ def _ensure_dense(study: Study, problem: Problem, exchange: Exchange, display: D
         return 0.0
     started = time.perf_counter()
     make_space(problem)  # a space that cannot be is better known before the training
-    display.message("training the dense baseline")
+    note = check_price(problem)
+    if note is not None:
+        display.message(note)
+    display.message(f"{'measuring' if weights.exists() else 'training'} the dense baseline")
     threads = torch.get_num_threads()
     wanted = problem.config.train.threads * problem.config.ray.workers
     torch.set_num_threads(

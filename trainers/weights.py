@@ -113,14 +113,16 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not readable ({error})") from None
-    except Exception as error:  # torch reports a bad pickle in many types
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{path}: not a state dict of tensors ({reason})") from None
+    except Exception:  # torch reports a bad pickle in many types, and at length
+        content = None
     if isinstance(content, Mapping):
         nested = (content[key] for key in _NESTED if isinstance(content.get(key), Mapping))
         content = next(nested, content)
     if not isinstance(content, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
-        raise CheckpointError(f"{path}: not a state dict of tensors")
+        raise CheckpointError(
+            f"{path}: not a state dict of tensors; allowed: safetensors, or what "
+            "torch.save(network.state_dict(), FILE) writes"
+        )
     return content

@@ -14,6 +14,7 @@ from search.cli.options import LAWS, NETWORKS, Json, completes
 if TYPE_CHECKING:
     from hwmodel.accelerator import CostModel
     from hwmodel.adc import AdcCost
+    from hwmodel.cost_report import CostReport
     from hwmodel.geometry import LayerShape
     from hwmodel.layers import AnyLayer
     from trainers.config import NetworkConfig
@@ -116,7 +117,7 @@ def cost(
     }
     try:
         report = model.evaluate(layers)
-        dense = model.evaluate(_dense(layers, shapes))
+        dense = _price_dense(model, _dense(layers, shapes))
     except OutOfRangeError as error:  # other laws may answer
         if not band or plot is not None:
             raise
@@ -258,6 +259,14 @@ def _dense(layers: "list[AnyLayer]", shapes: "dict[str, LayerShape]") -> "list[A
 
     mapped, digital = split_layers(layers)
     return [*[plan_layer(shapes[layer.shape.name], layer.spec) for layer in mapped], *digital]
+
+
+def _price_dense(model: "CostModel", layers: "list[AnyLayer]") -> "CostReport":
+    """What the dense network costs, whose refusal is told from the network's own."""
+    try:
+        return model.evaluate(layers)
+    except OutOfRangeError as error:
+        raise OutOfRangeError(f"the dense network at its worst case: {error}") from None
 
 
 def _image(text: str) -> tuple[int, int, int]:

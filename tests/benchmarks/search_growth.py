@@ -71,7 +71,9 @@ def grow(
     tables = {"study": own, "fidelity": fidelity or {}}
     config = load_config(HERE / "thrift" / "lenet5.toml", tables)
     problem = load_problem(config)
-    space, planned_dense = make_space(problem), problem.planned_dense()
+    space = make_space(problem)
+    dense = Candidate(network=config.network.name, method="dense", plan=problem.dense_plan())
+    planned_dense = problem.planned_costs(dense)
     rows, running = [], deque[Proposal]()
     asked, told = deque[float](maxlen=100), deque[float](maxlen=100)
     with tempfile.TemporaryDirectory() as scratch:

@@ -374,6 +374,16 @@ def test_unknown_choices_name_the_known_ones(fields: dict[str, Any]) -> None:
         CostModel(SMALL, SAR, **fields)
 
 
+@pytest.mark.parametrize("policy", ["layer", "chip_max", "tile_types:2", "slice"])
+def test_refused_adc_is_told_with_its_layer(policy: str, tmp_path: Path) -> None:
+    table = tmp_path / "adc.csv"
+    table.write_text("bits,energy_j,area_m2\n3,1e-12,1e-10\n4,2e-12,2e-10\n")
+    model = CostModel(SMALL, adc_law(f"table:{table}"), policy)
+    layers = [with_bits(layer("conv1"), 4), with_bits(layer("conv2"), 6)]
+    with pytest.raises(OutOfRangeError, match=r"^conv\d: ADC law .* 6 bits; allowed: 3, 4$"):
+        model.evaluate(layers)
+
+
 def test_peak_refuses_an_adc_without_bits() -> None:
     with pytest.raises(OutOfRangeError, match="ADC bits is 0"):
         CostModel(ISAAC, SAR).peak(0)

@@ -31,7 +31,37 @@ def test_five_lines_compress_a_network(tmp_path: Path) -> None:
     assert set(made.adc_bits) == {"fc1", "fc2"}
     assert made.ratio["adc_power"] > 1
     assert crossfront.verify(made.folder, images=4).ok
-    assert said[0] == "training the dense baseline"
+    assert said[0].startswith("training the dense baseline, kept in ")
+
+
+def test_second_candidate_takes_the_dense_baseline_of_the_first(tmp_path: Path) -> None:
+    said: list[str] = []
+    made = [
+        crossfront.compress(TINY, tmp_path / name, say=said.append, candidate={"nonzeros": count})
+        for name, count in (("one", 10), ("two", 5))
+    ]
+    assert [line.split(",")[0] for line in said if "baseline" in line] == [
+        "training the dense baseline",
+        "measuring the dense baseline",
+    ]
+    assert made[0].dense == made[1].dense
+    assert len(list((tmp_path / ".crossfront").iterdir())) == 1
+
+
+@pytest.mark.parametrize("content", [None, b"junk"])
+def test_checkpoint_is_looked_at_before_anything_is_said_to_be_trained(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    file, said = tmp_path / "weights.pt", list[str]()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"weights\.pt: no"):
+        crossfront.compress(
+            {**TINY, "network": {**TINY["network"], "checkpoint": str(file)}},
+            tmp_path / "out",
+            say=said.append,
+        )
+    assert said == []
 
 
 def test_folder_that_is_taken_is_refused_before_any_training(tmp_path: Path) -> None:

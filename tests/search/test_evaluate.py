@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from hwmodel.crossbar import CrossbarPlan, CrossbarSpec
-from hwmodel.errors import CheckpointError, ConfigError, StorageError
+from hwmodel.errors import CheckpointError, ConfigError, OutOfRangeError, StorageError
 from search.config import read_config
 from search.evaluate import (
     COMPLETE,
@@ -143,6 +143,37 @@ def test_baseline_can_come_from_a_file(
     assert found.seconds["train"] == 0.0
 
 
+def test_baseline_whose_weights_are_there_is_not_trained_again(
+    dense: tuple[Problem, Path, Evaluation], tmp_path: Path
+) -> None:
+    problem, weights, baseline = dense
+    found = train_dense(problem, weights, tmp_path / "again")
+    assert (found.values, found.adc_bits) == (baseline.values, baseline.adc_bits)
+    assert found.seconds["train"] == 0.0
+
+
+def test_task_whose_backbone_is_there_trains_on_from_it(tmp_path: Path) -> None:
+    problem, start = problem_of(data=TASK), tmp_path / "start.safetensors"
+    first = train_dense(problem, start, tmp_path / "dense")
+    backbone = load_file(start)
+    again = train_dense(problem, start, tmp_path / "dense")
+    assert again.values == first.values
+    assert torch.equal(load_file(start)["fc1.weight"], backbone["fc1.weight"])
+
+
+def test_baseline_without_a_price_keeps_its_training(tmp_path: Path) -> None:
+    table, weights = tmp_path / "adc.csv", tmp_path / "dense.safetensors"
+    rows = "bits,energy_j,area_m2\n4,8e-13,3e-10\n5,1e-12,4e-10\n9,2e-12,1e-9\n"
+    table.write_text(rows)
+    law = {"law": f"table:{table}"}
+    with pytest.raises(OutOfRangeError, match=r"no price: fc1: ADC law .* 8 bits; allowed: 4, 5"):
+        train_dense(problem_of(hardware=law), weights, tmp_path / "dense")
+    table.write_text(rows + "7,14e-13,7e-10\n8,17e-13,8e-10\n")
+    found = train_dense(problem_of(hardware=law), weights, tmp_path / "dense")
+    assert found.seconds["train"] == 0.0
+    assert found.adc_bits["fc1"] == 8
+
+
 def test_baseline_with_a_fresh_head_is_trained(
     dense: tuple[Problem, Path, Evaluation], tmp_path: Path
 ) -> None:
@@ -216,10 +247,10 @@ def test_a_backbone_can_come_from_a_file(tmp_path: Path) -> None:
     train_dense(backbone, tmp_path / "backbone.safetensors", tmp_path / "backbone")
     given = {"checkpoint": str(tmp_path / "backbone.safetensors")}
     weights = []
-    for network in (TABLES["network"], {**TABLES["network"], **given}):
+    for number, network in enumerate((TABLES["network"], {**TABLES["network"], **given})):
         problem = problem_of(data=TASK, network=network)
         check_problem(problem)
-        start = tmp_path / "start.safetensors"
+        start = tmp_path / f"start-{number}.safetensors"
         train_dense(problem, start, tmp_path / "dense")
         weights.append(load_file(start))
     assert torch.equal(weights[0]["fc1.weight"], weights[1]["fc1.weight"])

@@ -237,13 +237,17 @@ def test_truncated_state_dict_is_refused(network: nn.Module, tmp_path: Path) -> 
             load_weights(network, tmp_path / "cut.pt")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x02}"])
-def test_file_that_ends_at_once_is_refused(
+@pytest.mark.parametrize("content", [b"", b"\x80\x02}", b"no weights at all"])
+def test_file_that_is_no_pickle_is_refused_with_what_is_allowed(
     network: nn.Module, tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "w.pt").write_bytes(content)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError) as caught:
         load_weights(network, tmp_path / "w.pt")
+    assert str(caught.value) == (
+        f"{tmp_path / 'w.pt'}: not a state dict of tensors; allowed: safetensors, or what "
+        "torch.save(network.state_dict(), FILE) writes"
+    )
 
 
 class Malice:
