@@ -61,7 +61,8 @@ class StudySection:
     """From accuracy, robust_accuracy (see `[robustness]`) and the costs adc_area, adc_power, area,
     power, energy, latency."""
     constraints: tuple[str, ...] = ()
-    """Hard bounds, such as `area <= 0.5x` (x: times dense) or `accuracy >= 0.85`."""
+    """Hard bounds, such as `area <= 5 mm2`, `power <= 0.5x` (x: times dense) or `accuracy >= 0.85`;
+    in mm2, um2, mW, uW, uJ, nJ, pJ, us, ns, ms, or plain SI units."""
     trials: int = 24
     """Candidates to evaluate; infeasible ones, which never train, come on top."""
     time_budget_s: float | None = None

@@ -323,7 +323,7 @@ def _search(
 
         sampler = SurrogateSampler(study, space, problem)
         study.judge = sampler.goes_on
-    searcher = StudySearcher(study, space, problem, on_change, sampler)
+    searcher = StudySearcher(study, space, problem, on_change, sampler, display.message)
 
     def give_up() -> None:
         """Ends this process as soon as nothing is half recorded: its main thread waits for Ray."""

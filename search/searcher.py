@@ -46,6 +46,7 @@ class StudySearcher(Searcher):
         problem: prices candidates before they train.
         on_change: called after every trial that ends, in the driver.
         sampler: gives parameters of a new candidate (default: the study's own sampler does).
+        say: told while no candidate keeps the constraints.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class StudySearcher(Searcher):
         problem: Problem,
         on_change: Callable[[], None],
         sampler: Callable[[], dict[str, Any]] | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         super().__init__()
         self.study = study
@@ -63,6 +65,7 @@ class StudySearcher(Searcher):
         self._planned_dense = problem.planned_dense()
         self.on_change = on_change
         self.sampler = sampler
+        self.say = say
         self.numbers: dict[str, int] = {}
         self.error: CrossfrontError | None = None
         self.seconds = 0.0
@@ -120,7 +123,9 @@ class StudySearcher(Searcher):
     def _propose(self) -> Proposal | None:
         started = time.perf_counter()
         try:
-            return self.study.propose(self.space, self._plan, self._planned_dense, self.sampler)
+            return self.study.propose(
+                self.space, self._plan, self._planned_dense, self.sampler, self.say
+            )
         finally:
             self.seconds += time.perf_counter() - started
 

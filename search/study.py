@@ -42,7 +42,8 @@ from search.endings import Endings
 from search.evaluate import COMPLETE, FAILED, Evaluation
 from search.folder import StudyFolder, study_names
 from search.front import hypervolume, nondominated
-from search.objectives import ACCURACIES, direction, parse_bound
+from search.objectives import ACCURACIES, direction
+from search.refusals import Refusals
 from search.repeats import REPEATED, Repeat, Spread, repeat_by, spreads
 from search.rungs import goes_on
 from search.samplers import make_sampler
@@ -426,6 +427,7 @@ class Study:
         planned_costs: Callable[[Candidate], Mapping[str, float]],
         planned_dense: Mapping[str, float],
         suggest: Callable[[], dict[str, Any]] | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> Proposal | None:
         """What to evaluate next, or None while nothing is to be: see `over`.
 
@@ -438,14 +440,13 @@ class Study:
             planned_costs: prices a candidate before training.
             planned_dense: the same for the dense network.
             suggest: gives the parameters of a new candidate (default: the study's sampler does).
+            say: told while nothing but infeasible candidates is found.
 
         Raises:
             StudyError: hundreds of candidates in a row break the same bound.
             OutOfRangeError: as many cannot be priced under the ADC law.
         """
-        blamed: Counter[str] = Counter()
-        nearest: dict[str, float] = {}
-        refused: OutOfRangeError | None = None
+        refusals = Refusals()
         for _ in range(_PROPOSALS_PER_SUGGESTION):
             again = self._next_rung()
             if again is not None:
@@ -465,29 +466,28 @@ class Study:
             try:
                 planned = planned_costs(candidate)
             except OutOfRangeError as error:  # an ADC that the law does not know
-                refused = error
-                trial.set_user_attr("reason", f"cannot be priced: {error}")
-                self._end(trial, TrialState.PRUNED, _INFEASIBLE)
+                refusals.unpriced(error)
+                self._refuse(trial, f"cannot be priced: {error}", refusals, say)
                 continue
             violations = self._violations(planned, planned_dense)
             broken = [bound for bound, violation in violations.items() if violation > 0]
             if not broken:  # its constraints are written once, from what it measures
                 self._open[trial.number] = _opened(trial, candidate, rungs)
                 return self._proposal(trial.number)
-            blamed.update(broken)
+            refusals.broke(violations)
             for bound, violation in violations.items():
-                nearest[bound] = min(violation, nearest.get(bound, violation))
                 trial.set_constraint(bound, violation)
-            trial.set_user_attr("reason", f"breaks {', '.join(broken)} before training")
-            self._end(trial, TrialState.PRUNED, _INFEASIBLE)
-        if refused is not None and not blamed:
-            raise refused
-        bound, times = blamed.most_common(1)[0]
-        raise StudyError(
-            f"{times} of {_PROPOSALS_PER_SUGGESTION} candidates in a row break {bound!r}, of which "
-            f"the nearest came to {parse_bound(bound).at(nearest[bound])}; loosen that constraint "
-            "or widen the space"
-        )
+            self._refuse(trial, f"breaks {', '.join(broken)} before training", refusals, say)
+        raise refusals.error()
+
+    def _refuse(
+        self, trial: optuna.Trial, reason: str, refusals: Refusals, say: Callable[[str], None]
+    ) -> None:
+        """Ends a candidate that is not trained."""
+        trial.set_user_attr("reason", reason)
+        self._end(trial, TrialState.PRUNED, _INFEASIBLE)
+        if refusals.news is not None:
+            say(refusals.news)
 
     @property
     def over(self) -> bool:

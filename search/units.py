@@ -1,19 +1,27 @@
 """Objectives as people read them: a label, a unit and a few digits."""
 
-from search.objectives import COSTS
+from search.objectives import COSTS, OBJECTIVES, UNITS
 
 __all__ = ["AXES", "TOTALS", "display_name", "display_number", "display_value"]
 
-AXES = {
-    "accuracy": ("Accuracy", 1.0, ""),
-    "robust_accuracy": ("Robust accuracy", 1.0, ""),
-    "adc_area": ("ADC area", 1e6, "mm2"),
-    "adc_power": ("ADC power", 1e3, "mW"),
-    "area": ("Chip area", 1e6, "mm2"),
-    "power": ("Chip power", 1e3, "mW"),
-    "energy": ("Energy per inference", 1e6, "uJ"),
-    "latency": ("Latency", 1e6, "us"),
+_LABELS = {
+    "accuracy": "Accuracy",
+    "robust_accuracy": "Robust accuracy",
+    "adc_area": "ADC area",
+    "adc_power": "ADC power",
+    "area": "Chip area",
+    "power": "Chip power",
+    "energy": "Energy per inference",
+    "latency": "Latency",
 }
+
+
+def _axis(objective: str) -> tuple[str, float, str]:
+    unit, power = next(iter(UNITS.get(objective, {"": 0}).items()))
+    return _LABELS[objective], 10.0**-power, unit
+
+
+AXES = {name: _axis(name) for name in OBJECTIVES}
 """Objective to its label, the factor from SI and the unit that people read."""
 
 TOTALS = {

@@ -235,14 +235,17 @@ def print_summary(study: Study, outcome: Outcome | None, *, quiet: bool = False)
         else f" --storage {shlex.quote(str(folder.storage))}"
     )
     report = folder.path / "report.html"
+    following = [] if missing("tracking") else [f"  crossfront ui {name}{option}"]
+    if study.front():
+        following += [
+            f"  crossfront export {name}{option} --select knee --to out/",
+            "  crossfront verify out/",
+        ]
     lines += [
         f"study     {folder.path}",
         *([f"report    {report}"] if report.exists() else []),
         f"tables    {folder.path / 'front.parquet'}, trials.parquet",
-        "next:",
-        *([] if missing("tracking") else [f"  crossfront ui {name}{option}"]),
-        f"  crossfront export {name}{option} --select knee --to out/",
-        "  crossfront verify out/",
+        *(["next:", *following] if following else []),
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

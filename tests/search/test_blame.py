@@ -16,7 +16,7 @@ def test_bounds_are_blamed_the_strictest_first_with_the_nearest_value(tmp_path: 
     assert accuracy == "'accuracy >= 0.95' excludes 3 of 4 trials (nearest: 0.9)"
     assert {area, power} == {
         "'area <= 0.5x' excludes 1 of 4 trials (others keep it)",
-        "'power <= 0.99' excludes 1 of 4 trials (others keep it)",
+        "'power <= 990 mW' excludes 1 of 4 trials (others keep it)",
     }
     assert failures == "1 trials failed, 1 of them: loss is nan"
 

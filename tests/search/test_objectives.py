@@ -33,6 +33,11 @@ DENSE = {"accuracy": 0.9, "area": 4.0, "power": 0.0}
             Bound(objective="accuracy", at_most=False, limit=0.85, relative=False),
         ),
         ("adc_area<=1E-3", Bound(objective="adc_area", at_most=True, limit=1e-3, relative=False)),
+        ("area <= 5 mm2", Bound(objective="area", at_most=True, limit=5e-6, relative=False)),
+        ("power<=300mW", Bound(objective="power", at_most=True, limit=0.3, relative=False)),
+        ("energy <= 2 uJ", Bound(objective="energy", at_most=True, limit=2e-6, relative=False)),
+        ("latency <= 7 ns", Bound(objective="latency", at_most=True, limit=7e-9, relative=False)),
+        ("latency <= 7.1e2 s", Bound(objective="latency", at_most=True, limit=710, relative=False)),
     ],
 )
 def test_bound_is_read_as_written(text: str, bound: Bound) -> None:
@@ -66,6 +71,27 @@ def test_text_that_is_no_bound_is_refused_with_the_text(text: str) -> None:
     assert repr(text) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        ("area <= 5 mW", "unknown unit 'mW'; allowed: mm2, um2, m2, x or none"),
+        ("power <= 5 Mw", "unknown unit 'Mw'; allowed: mW, uW, W, x or none"),
+        ("accuracy >= 85 percent", "unknown unit 'percent'; allowed: x or none"),
+        ("accuracy >= 1.5", "1.5 for accuracy; allowed: 0 to 1"),
+        ("robust_accuracy >= 85", "85 for robust_accuracy; allowed: 0 to 1"),
+        ("accuracy >= -0.1", "-0.1 for accuracy; allowed: 0 to 1"),
+        ("area <= -1", "-1 for area; allowed: a finite number, 0 up"),
+        ("area <= 1e999", "1e999 for area; allowed: a finite number, 0 up"),
+    ],
+)
+def test_value_that_no_objective_has_is_refused_with_what_is_allowed(
+    text: str, allowed: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_bound(text)
+    assert str(caught.value) == f"constraint {text!r}: {allowed}"
+
+
 def test_bound_on_an_unknown_objective_names_those_that_exist() -> None:
     with pytest.raises(ConfigError, match=f"'size'; allowed: {', '.join(OBJECTIVES)}"):
         parse_bound("size <= 1")
@@ -81,6 +107,7 @@ def test_bound_on_an_unknown_objective_names_those_that_exist() -> None:
         ("accuracy >= 0.8", 0.6, 0.25),
         ("accuracy >= 0.8", 0.8, 0.0),
         ("accuracy >= 1x", 0.9, 0.0),
+        ("accuracy >= 1.1x", 0.9, 1 / 11),
         ("area <= 0", 2.0, 2.0),
         ("power <= 0.5x", 3.0, 3.0),  # dense draws nothing: the excess itself
         ("area >= 2", 1.0, 0.5),
@@ -92,9 +119,33 @@ def test_violation_is_relative_to_the_bound(text: str, value: float, violation: 
     assert found == pytest.approx(violation)
 
 
-def test_text_of_a_bound_keeps_all_its_digits() -> None:
-    bound = parse_bound("accuracy >= 0.87654321")
-    assert parse_bound(bound.text) == bound
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("accuracy >= 0.87654321", "accuracy >= 0.87654321"),
+        ("area <= 2.3e-6", "area <= 2.3 mm2"),
+        ("adc_area <= 20000 um2", "adc_area <= 0.02 mm2"),
+        ("power <= 0.07", "power <= 70 mW"),
+        ("power <= 1.50x", "power <= 1.5x"),
+        ("latency <= 1 s", "latency <= 1000000 us"),
+    ],
+)
+def test_text_of_a_bound_is_in_the_unit_that_people_are_shown(written: str, text: str) -> None:
+    bound = parse_bound(written)
+    assert bound.text == text
+    assert parse_bound(text) == bound
+
+
+@pytest.mark.parametrize(
+    ("text", "violation", "value"),
+    [
+        ("area <= 2 mm2", 0.5, "3 mm2"),
+        ("accuracy >= 0.8", 0.25, "0.6"),
+        ("power <= 0.5x", 0.1234567, "0.5617x"),
+    ],
+)
+def test_violation_is_told_as_a_value(text: str, violation: float, value: str) -> None:
+    assert parse_bound(text).at(violation) == value
 
 
 def test_accuracies_alone_are_maximised() -> None:

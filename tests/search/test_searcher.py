@@ -173,10 +173,14 @@ def test_spent_budget_finishes_the_search(tmp_path: Path) -> None:
 def test_space_without_feasible_candidates_finishes_with_its_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.study._PROPOSALS_PER_SUGGESTION", 5)
+    monkeypatch.setattr("search.study._PROPOSALS_PER_SUGGESTION", 25)
     searcher = searcher_of(new_study(tmp_path, constraints=["area <= 0.001x"]))
-    assert searcher.suggest("t1") == Searcher.FINISHED
-    assert "5 of 5 candidates in a row break 'area <= 0.001x'" in str(searcher.error)
+    told: list[str] = []
+    searcher.say = told.append
+    while searcher.suggest("t1") != Searcher.FINISHED:  # sampling has a thread of its own
+        pass
+    assert len(told) == 1
+    assert "25 of 25 candidates in a row break 'area <= 0.001x'" in str(searcher.error)
     assert searcher.numbers == {}
 
 

@@ -261,7 +261,7 @@ def test_bounds_on_accuracy_wait_for_the_training(tmp_path: Path) -> None:
 def test_hundreds_of_infeasible_candidates_name_the_bound(tmp_path: Path) -> None:
     study = new_study(tmp_path, constraints=["area <= 1.5x", "power <= 0.005x"])
     with pytest.raises(
-        StudyError, match=r"500 of 500 .* break 'power <= 0\.005x', .* came to 0\.01x; loosen"
+        StudyError, match=r"500 of 500 .* break 'power <= 0\.005x' .* nearest with 0\.01x; loosen"
     ):
         study.propose(Ladder(), price, DENSE_VALUES)
     assert study.counts()["infeasible"] == 500
