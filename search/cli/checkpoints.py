@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trainers.verify import Verification
 
 __all__ = ["COMMANDS"]
+_RATIO_TO = "the trained network, unpruned, with the ADCs that it is certified for"
 _LISTS = ("networks", "datasets", "methods", "presets", "laws", "encodings")
 
 
@@ -62,6 +63,7 @@ def compress(
                 "values": made.values,
                 "dense": made.dense,
                 "ratio": made.ratio,
+                "ratio_to": _RATIO_TO,
                 "adc_bits": made.adc_bits,
                 **given(dead_paths=made.dead_paths),
             }
@@ -70,7 +72,8 @@ def compress(
     for name, value in made.values.items():
         less = f" ({made.ratio[name]:.2f} times less than dense)" if name in made.ratio else ""
         print(f"{name:10} {display_value(name, value)}{less}")
-    print(f"ADC bits   {', '.join(f'{name} {bits}' for name, bits in made.adc_bits.items())}")
+    print(f"dense      {_RATIO_TO}")
+    print(f"ADC bits   {_bits_of_layers(made.adc_bits)}")
     if made.dead_paths is not None:
         _print_dead_paths(made.dead_paths)
     print(f"exported   {to}; prove it with: crossfront verify {to}")
@@ -180,6 +183,15 @@ def list_(
 
 list_.__name__ = "list"
 COMMANDS = (compress, verify, list_)
+
+
+def _bits_of_layers(found: Mapping[str, int]) -> str:
+    """Which layers need how many ADC bits; a layer's name may be a number, too."""
+    parts = []
+    for bits in sorted(set(found.values())):
+        names = [name for name, own in found.items() if own == bits]
+        parts.append(f"{bits} in layer{'s' if len(names) > 1 else ''} {', '.join(names)}")
+    return "; ".join(parts)
 
 
 def _print_dead_paths(found: Mapping[str, Any]) -> None:

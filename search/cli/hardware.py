@@ -23,6 +23,7 @@ __all__ = ["COMMANDS"]
 
 _ALL = "all"
 _POLICIES = ("layer", "chip_max", "slice", "early_stop", _ALL)
+_RATIO_TO = "the dense network's worst case on the same crossbars"
 _LEVELS = ("ima", "tile", "tiles", "chip")
 Law = Annotated[
     str,
@@ -127,6 +128,7 @@ def cost(
             **report.to_json(),
             "dense": dense.to_json()["totals"],
             "ratio": ratio(dense, report),
+            "ratio_to": _RATIO_TO,
         }
         if plot is not None:
             cost_breakdown({"dense": dense, name: report}, plot)
@@ -277,6 +279,11 @@ def _image(text: str) -> tuple[int, int, int]:
 
 
 def _print_cost(content: dict[str, Any]) -> None:
+    if "peak" in content:
+        print(f"nameplate of preset {content['preset']}, ADC law {content['law']}, all busy")
+        for level in _LEVELS:
+            power, area = content[level]["power_w"], content[level]["area_m2"]
+            print(f"  {level:6} {power:.5g} W  {area * 1e6:.5g} mm2")
     print(
         f"{content['network']} on preset {content['preset']}, ADC law {content['law']}, "
         f"policy {content['policy']}"
@@ -290,11 +297,6 @@ def _print_cost(content: dict[str, Any]) -> None:
         _print_refused(content["policies"]["refused"])
     if "band" in content:
         _print_band(content["band"])
-    if "peak" in content:
-        print("  nameplate of the preset's own chip, everything busy:")
-        for level in _LEVELS:
-            power, area = content[level]["power_w"], content[level]["area_m2"]
-            print(f"    {level:6} {power:.5g} W  {area * 1e6:.5g} mm2")
 
 
 def _print_totals(content: dict[str, Any]) -> None:
@@ -311,7 +313,7 @@ def _print_totals(content: dict[str, Any]) -> None:
     for key, (label, factor, unit) in TOTALS.items():
         print(f"  {label:30} {content['totals'][key] * factor:.5g} {unit}".rstrip())
     less = ", ".join(f"{key} {value:.2f}" for key, value in content["ratio"].items())
-    print(f"  times less than the dense network's worst case on the same crossbars: {less}")
+    print(f"  times less than {_RATIO_TO}: {less}")
 
 
 def _copies(count: int) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from hwmodel.crossbar import CrossbarSpec
 from hwmodel.extras import missing
 from search.blame import why_empty
 from search.cli.progress import LINE_EVERY_S, Pace, draws_live
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 _WITHIN = 0.01
+_RATIOS = "times less than the trained dense network, with the ADCs that it is certified for"
+_WORDS = {"pruned": "stopped early"}
+"""Outcomes of trials whose names in records mean something else to people who prune networks."""
 _SHOWN = ("accuracy", "robust_accuracy", "adc_area", "adc_power", "area", "power")
 _NARROW, _SHOWN_NARROW = 80, ("accuracy", "adc_area", "area", "power")
 
@@ -119,7 +123,7 @@ class StudyDisplay:
             self._live = None
 
     def _panel(self, study: Study) -> Table:
-        counts = ", ".join(f"{count} {what}" for what, count in study.counts().items() if count)
+        counts = _counted({what: count for what, count in study.counts().items() if count})
         budget = study.config.study.trials
         elapsed = time.monotonic() - self._started
         ahead = self._measure(study).ahead
@@ -139,27 +143,33 @@ def front_table(study: Study, *, narrow: bool = False) -> Table:
         study: with its baseline or without.
         narrow: leave out what does not fit into 60 columns.
     """
-    dense = study.dense
     front = study.front()
     spread = {trial.number: over_seeds(study, trial, "accuracy") for trial in front}
     members = list(zip(front, study.all_means(front), strict=True))
     table = _members_table(members, {} if narrow else spread, narrow=narrow)
-    if dense is not None:
-        _add_dense(table, dense.values, _bits(dense.adc_bits), narrow=narrow)
+    if study.dense is not None:
+        _add_dense(table, study, study.dense.values, narrow=narrow)
     return table
 
 
-def print_rescored(rescored: Rescored) -> None:
-    """The front under another ADC law, and who left or joined it."""
+def print_rescored(study: Study, rescored: Rescored) -> None:
+    """The front under another ADC law with its ratios, and who left or joined it.
+
+    Args:
+        study: as it was searched.
+        rescored: the same under the other law.
+    """
     console = Console(width=None if sys.stdout.isatty() else 132)
     table = _members_table(rescored.front, {})
     table.title = f"under the ADC law {rescored.law}"
-    _add_dense(table, rescored.dense, "")
+    _add_dense(table, study, rescored.dense)
     console.print(table)
+    if rescored.front:
+        _print_ratios(console, rescored.dense, rescored.front)
     for what, numbers in (("leave", rescored.left), ("join", rescored.joined)):
         named = ", ".join(map(str, numbers)) or "none"
         console.print(f"trials that {what} the front: {named}", highlight=False)
-    console.print(f"hypervolume {rescored.hypervolume:.4f}", highlight=False)
+    _print_hypervolume(console, rescored.hypervolume)
 
 
 def _members_table(
@@ -176,15 +186,14 @@ def _members_table(
         table.add_column(display_name(name), justify="right")
     table.add_column("crossbar", justify="right")
     if not narrow:
-        table.add_column("ADC bits")
+        table.add_column("ADC bits by layer")
     if any(spread.values()):
         table.add_column("accuracy over seeds", no_wrap=True)
     for trial, found in sorted(members, key=lambda member: -member[1]["accuracy"]):
-        spec = candidate_of(trial).plan.default
         table.add_row(
             str(trial.number),
             *[display_number(name, found[name]) for name in shown],
-            f"{spec.wordlines}x{spec.bitlines}",
+            _size(candidate_of(trial).plan.default),
             *([] if narrow else [_bits(trial.user_attrs["evaluation"]["adc_bits"])]),
             *([spread[trial.number]] if any(spread.values()) else []),
         )
@@ -192,11 +201,14 @@ def _members_table(
 
 
 def _add_dense(
-    table: Table, found: Mapping[str, float], bits: str, *, narrow: bool = False
+    table: Table, study: Study, found: Mapping[str, float], *, narrow: bool = False
 ) -> None:
+    """The last row: the dense network, on the crossbar of the preset."""
+    assert study.dense is not None  # `found` is what it came to
     table.add_section()
     row = [display_number(name, found[name]) for name in _shown(found, narrow=narrow)]
-    table.add_row("dense", *row, "", *([] if narrow else [bits]))
+    row.append(_size(study.config.hardware.load_preset().crossbar))
+    table.add_row("dense", *row, *([] if narrow else [_bits(study.dense.adc_bits)]))
 
 
 def _shown(found: Mapping[str, float], *, narrow: bool) -> tuple[str, ...]:
@@ -215,11 +227,15 @@ def print_summary(study: Study, outcome: Outcome | None, *, quiet: bool = False)
     """
     console = Console(width=None if sys.stdout.isatty() else 132)
     console.print(front_table(study, narrow=console.width < _NARROW))
-    if study.front():
-        _print_ratios(console, study)
+    front, dense, config = study.front(), study.dense, study.config.hardware
+    if front and dense is not None:
+        members = list(zip(front, study.all_means(front), strict=True))
+        _print_ratios(console, dense.values, members)
+        _print_hypervolume(console, study.hypervolume())
+        settings = f"ADC law {config.law}, policy {config.policy}, preset {config.preset}"
+        console.print(settings, markup=False, highlight=False, soft_wrap=True)
     else:
-        counts = ", ".join(f"{count} {what}" for what, count in study.counts().items())
-        empty = f"no trial is on the front ({counts}): {why_empty(study)}"
+        empty = f"no trial is on the front ({_counted(study.counts())}): {why_empty(study)}"
         console.print(empty, markup=False, highlight=False, soft_wrap=True)
     if quiet:
         return
@@ -236,7 +252,7 @@ def print_summary(study: Study, outcome: Outcome | None, *, quiet: bool = False)
     )
     report = folder.path / "report.html"
     following = [] if missing("tracking") else [f"  crossfront ui {name}{option}"]
-    if study.front():
+    if front:
         following += [
             f"  crossfront export {name}{option} --select knee --to out/",
             "  crossfront verify out/",
@@ -251,20 +267,21 @@ def print_summary(study: Study, outcome: Outcome | None, *, quiet: bool = False)
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_ratios(console: Console, study: Study) -> None:
+def _print_ratios(
+    console: Console,
+    dense: Mapping[str, float],
+    members: Sequence[tuple[FrozenTrial, Mapping[str, float]]],
+) -> None:
     """Ratios of each front member against dense, and the best within a point of accuracy."""
-    dense, front = study.dense, study.front()
-    assert dense is not None  # a study with a front has its baseline
-    table = Table(title="times less than the dense network on the preset's own crossbar")
+    table = Table(title=_RATIOS, title_justify="left")
     table.add_column("trial", justify="right")
     table.add_column("accuracy lost", justify="right")
     for name in COSTS:
         table.add_column(name, justify="right")
     best: dict[str, tuple[float, int]] = {}
-    members = zip(front, study.all_means(front), strict=True)
     for trial, mean in sorted(members, key=lambda member: -member[1]["accuracy"]):
-        found = ratios(dict(dense.values), mean)
-        lost = dense.values["accuracy"] - mean["accuracy"]
+        found = ratios(dict(dense), dict(mean))
+        lost = dense["accuracy"] - mean["accuracy"]
         table.add_row(str(trial.number), f"{lost:.4f}", *[f"{r:.2f}" for r in found.values()])
         if lost <= _WITHIN + 1e-9:
             for name, ratio in found.items():
@@ -277,9 +294,13 @@ def _print_ratios(console: Console, study: Study) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    config = study.config.hardware
+
+
+def _print_hypervolume(console: Console, volume: float) -> None:
     console.print(
-        f"ADC law {config.law}, policy {config.policy}, preset {config.preset}", highlight=False
+        f"hypervolume {volume:.4f} (0: no better than the reference point, 1: ideal)",
+        highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -310,18 +331,29 @@ def _scanned(study: Study) -> tuple[int, int]:
 
 def _trial_line(study: Study, trial: Any) -> str:
     outcome, repeat = status(trial), repeat_by(trial)
-    head = f"[{study.spent}/{study.config.study.trials}] trial {trial.number} {outcome}"
+    said = _WORDS.get(outcome, outcome)
+    head = f"[{study.spent}/{study.config.study.trials}] trial {trial.number} {said}"
     if repeat is not None:
         head += f" (trial {repeat.member} under another seed)"
     if outcome not in (*MEASURED, REPEATED):
         return f"{head}: {trial.user_attrs.get('reason', '')}"
     found = values(trial)
     shown = [f"{n} {display_value(n, found[n])}" for n in study.config.study.objectives]
-    mark = " *" if trial.number in {t.number for t in study.front()} else ""
+    mark = "; on the front" if trial.number in {t.number for t in study.front()} else ""
     return f"{head}: {', '.join(shown)}{mark}"
 
 
-def _bits(bits: Any) -> str:
+def _counted(counts: Mapping[str, int]) -> str:
+    """How many trials came to what."""
+    return ", ".join(f"{count} {_WORDS.get(what, what)}" for what, count in counts.items())
+
+
+def _size(spec: CrossbarSpec) -> str:
+    return f"{spec.wordlines}x{spec.bitlines}"
+
+
+def _bits(bits: Mapping[str, int]) -> str:
+    """ADC bits in the order of the layers."""
     return " ".join(str(count) for count in bits.values())
 
 

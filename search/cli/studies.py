@@ -162,7 +162,7 @@ def pareto(
     if as_json:
         print_json(pareto_json(study, rescored))
     elif rescored is not None:
-        print_rescored(rescored)
+        print_rescored(study, rescored)
     else:
         print_summary(study, None, quiet=quiet)
 

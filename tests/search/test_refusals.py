@@ -14,9 +14,7 @@ def test_bound_that_nothing_keeps_is_told_early_with_the_nearest_value(tmp_path:
     study = new_study(tmp_path, constraints=["area <= 0.001x", "power <= 3x"])
     study.enqueue([{"x": 7}])
     told: list[str] = []
-    with pytest.raises(
-        StudyError, match=r"500 of 500 .* loosen that constraint"
-    ):
+    with pytest.raises(StudyError, match=r"500 of 500 .* loosen that constraint"):
         study.propose(Ladder(), price, DENSE_VALUES, say=told.append)
     assert [text.split()[0] for text in told] == ["20", "100", "250"]
     # The smallest of the first twenty; later ones may come nearer.

@@ -327,6 +327,7 @@ def test_cost_json_has_exactly_the_documented_keys(run: Run) -> None:
         "tree",
         "dense",
         "ratio",
+        "ratio_to",
     }
     for layer in found["layers"]:
         assert set(layer) == {
@@ -424,6 +425,12 @@ def test_peak_of_isaac_is_its_nameplate(run: Run) -> None:
         assert set(found[level]) == {"power_w", "area_m2"}
         assert found[level]["power_w"] == pytest.approx(power_w, rel=2e-3)
         assert found[level]["area_m2"] == pytest.approx(area_m2, rel=2e-3)
+
+
+def test_nameplate_comes_before_the_network(run: Run) -> None:
+    lines = run("cost", "--preset", "isaac", "--peak").out.splitlines()
+    assert lines[0] == "nameplate of preset isaac, ADC law sar_split, all busy"
+    assert [line.split()[0] for line in lines[1:6]] == ["ima", "tile", "tiles", "chip", "lenet5"]
 
 
 def test_peak_adds_to_the_json_of_cost(run: Run) -> None:
@@ -637,6 +644,33 @@ def test_pareto_shows_front_ratios_and_what_to_type_next(run: Run, study: Study)
     assert "ADC law sar_split, policy layer" in answer.out
 
 
+def test_pareto_says_against_what_its_ratios_are_and_how_good_the_front_is(
+    run: Run, study: Study
+) -> None:
+    out = run("pareto", "tiny").out
+    assert "than the trained dense network, with the ADCs that it is certified for" in out
+    assert f"hypervolume {study.hypervolume():.4f} (0: no better than the reference" in out
+
+
+def test_dense_row_names_its_crossbar_and_adcs(run: Run, study: Study) -> None:
+    (row,) = [line for line in run("pareto", "tiny").out.splitlines() if "dense │" in line]
+    assert [cell.strip() for cell in row.split("│")][-3:-1] == ["128x128", "5 3"]
+
+
+def test_pareto_under_another_law_shows_ratios_and_dense_adcs(run: Run, tmp_path: Path) -> None:
+    from tests.search.test_rescore import study_of
+
+    study_of(tmp_path / "studies", (0.88, 42, 40), (0.85, 5, 40))
+    out = run("pareto", "tiny", "--under", "pow2").out
+    found = run("pareto", "tiny", "--under", "pow2", "--json").json
+    assert "times less than the trained dense network" in out
+    dense, member = found["dense"]["values"], found["front"][0]["values"]
+    assert f"{dense['adc_power'] / member['adc_power']:.2f}" in out
+    (row,) = [line for line in out.splitlines() if "dense │" in line]
+    assert row.split("│")[-2].strip() == "9"
+    assert f"hypervolume {found['hypervolume']:.4f}" in out
+
+
 def test_pareto_draws_the_front(run: Run, study: Study, tmp_path: Path) -> None:
     assert run("pareto", "tiny", "--plot", "front.svg").code == 0
     first = Path("front.svg").read_text(encoding="utf-8")
@@ -699,7 +733,10 @@ def test_empty_front_says_which_bound_is_to_blame(run: Run, tmp_path: Path) -> N
     study = new_study(tmp_path / "studies", constraints=["accuracy >= 0.99"])
     try_one(study, done(0.8, 0.5))
     blame = "'accuracy >= 0.99' excludes 1 of 1 trials (nearest: 0.8)"
-    assert blame in run("pareto", "tiny").out
+    out = run("pareto", "tiny").out
+    assert blame in out
+    assert "crossfront ui tiny" in out
+    assert "crossfront export" not in out  # there is nothing to export
     assert blame in one_line(run("export", "tiny", "--to", "out"))
 
 
@@ -776,6 +813,23 @@ def test_numbers_that_json_has_no_word_for_become_null(
 def test_nan_becomes_null_too(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"a": float("nan")})
     assert json.loads(capsys.readouterr().out) == {"a": None}
+
+
+def test_trials_are_told_without_the_words_of_pruning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    tables = {"fidelity": {"rungs": [1]}, "train": {"epochs": 2}}
+    study = new_study(tmp_path, tables, trials=1)
+    display = StudyDisplay()
+    display.update(study)
+    study.judge = lambda number: False
+    try_one(study, done(0.8, 0.5))
+    display.update(study)
+    assert capsys.readouterr().err == (
+        "[1/1] trial 0 stopped early: accuracy 0.8000, area 5e+05 mm2, power 500 mW; on the front\n"
+    )
+    assert study.counts()["pruned"] == 1  # what programs read keeps its name
 
 
 def test_scan_is_one_line_of_progress(

@@ -142,7 +142,9 @@ def test_answer_for_people_says_what_the_json_does(compress: Compress) -> None:
     assert code == 0
     assert f"{found['values']['accuracy']:.4f}" in out
     assert f"({found['ratio']['area']:.2f} times less than dense)" in out
-    assert ", ".join(f"{name} {bits}" for name, bits in found["adc_bits"].items()) in out
+    assert found["adc_bits"] == {"fc1": 4, "fc2": 4}
+    assert "ADC bits   4 in layers fc1, fc2\n" in out
+    assert found["ratio_to"] in out
     assert "crossfront verify out" in out
     assert "dead paths" not in out
     assert "dead_paths" not in found
