@@ -15,6 +15,8 @@ A configuration is a TOML file or a mapping of the same tables; keywords named a
 some of its settings. Everything raises `hwmodel.errors.CrossfrontError` for a user's mistake.
 """
 
+import hashlib
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,6 +50,8 @@ __all__ = [
 
 Config = str | Path | Mapping[str, Mapping[str, Any]] | StudyConfig
 _SAMPLES = 2000
+_COMPRESSED_FROM = ("data", "network", "method", "methods", "hardware", "train", "robustness")
+"""Sections that a compressed candidate depends on, besides its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +93,17 @@ def compress(
     to: str | Path,
     *,
     say: Callable[[str], None] = lambda text: None,
+    force: bool = False,
     **tables: Mapping[str, Any],
 ) -> Compressed:
     """Prunes, trains and exports the one candidate that `[candidate]` describes.
 
     Args:
         config: see `configure`.
-        to: folder to write; it must not exist, or be an export.
+        to: folder to write; it must not exist, or be an export of the same candidate. Beside it,
+            in `.crossfront`, the dense weights are kept for the next candidate.
         say: called with a line about what is being done.
+        force: replace another export, too.
         tables: see `configure`.
 
     Raises:
@@ -110,7 +117,6 @@ def compress(
     from trainers.methods import build_method
 
     target = Path(to)
-    check_target(target)
     settings = configure(config, **tables)
     problem = load_problem(settings)
     candidate = settings.candidate.candidate(
@@ -120,6 +126,9 @@ def compress(
         method=settings.method_name,
     )
     # A mistake is better known before the training.
+    read = {name: settings.to_json().get(name) for name in _COMPRESSED_FROM}
+    origin = _origin(candidate=candidate.to_json(), seed=settings.study.seed, settings=read)
+    check_target(target, None if force else origin)
     method = settings.method_config(candidate.method)
     build_method(candidate.method, method, candidate.targets(problem.shapes))
     check_problem(problem)
@@ -141,7 +150,7 @@ def compress(
         if found.status == FAILED:
             raise CrossfrontError(found.reason)
         ratio = ratios(dict(dense.values), dict(found.values))
-        facts = {"dense": dict(dense.values), "ratio": ratio}
+        facts = {"origin": origin, "dense": dict(dense.values), "ratio": ratio}
         export_folder(checkpoint, target, test.subset(min(_SAMPLES, len(test))), facts)
     return Compressed(
         folder=target,
@@ -243,16 +252,22 @@ def pareto(study: "Study") -> list[dict[str, Any]]:
 
 
 def export(
-    study: "Study", to: str | Path, *, select: str = "knee", samples: int = _SAMPLES
+    study: "Study",
+    to: str | Path,
+    *,
+    select: str = "knee",
+    samples: int = _SAMPLES,
+    force: bool = False,
 ) -> "FrozenTrial":
     """Exports a front member as safetensors, ONNX and torch.export files; returns its trial.
 
     Args:
         study: with a front.
-        to: folder to write.
+        to: folder to write; it must not exist, or be an export of the same trial.
         select: `knee`, an objective, a trial's number, or a rule such as
             `accuracy>=0.88,min:area`.
         samples: test images that travel along.
+        force: replace another export, too.
 
     Raises:
         CrossfrontError: an empty front, a rule that no member keeps, a folder that is taken.
@@ -261,15 +276,18 @@ def export(
     from search.report import ratios
     from search.study import values
     from trainers.data import load_dataset
-    from trainers.export import export_folder
+    from trainers.export import check_target, export_folder
 
     trial = _selected(study, select)
+    origin = _origin(study=study.folder.name, candidate=trial.user_attrs["candidate"])
+    check_target(Path(to), None if force else origin)
     exchange = Exchange(study.config.study.storage_path, study.folder)
     checkpoint = exchange.bring(study.checkpoint(trial))
     test = load_dataset(study.config.data).test
     dense = study.dense
     assert dense is not None  # a study with a front has its baseline
     facts = {
+        "origin": origin,
         "study": {"name": study.folder.name, "trial": trial.number, "select": select},
         "dense": dict(dense.values),
         "ratio": ratios(dict(dense.values), values(trial)),
@@ -301,6 +319,11 @@ def _selected(study: "Study", rule: str) -> "FrozenTrial":
         raise StudyError(f"trial {rule} is not on the front; front members: {numbers}")
     chosen = select(study.all_means(front), study.config.study.objectives, rule)
     return front[chosen]
+
+
+def _origin(**described: Any) -> str:
+    """A name for what a network comes from; it changes with anything that is described."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _parent(folder: Path) -> Path:

@@ -178,7 +178,7 @@ def test_own_data_are_read_as_they_are(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere:Method", "method 'nowhere:Method' cannot be imported: No module named"),
+        ("nowhere:Method", "method 'nowhere:Method' cannot be imported: no module 'nowhere' in"),
         ("pathlib:Path", "allowed: a subclass of trainers.method.Method"),
         ("trainers.methods.plain:Dense", "has no attribute config"),
         ("math:pi", "is a float; allowed: a callable"),
@@ -187,6 +187,15 @@ def test_own_data_are_read_as_they_are(folder: Path) -> None:
 def test_own_methods_that_cannot_be_are_named(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         method_entry(name)
+
+
+def test_module_that_lacks_another_is_told_from_one_that_is_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_lacking.py").write_text("import nowhere_at_all")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"imported: No module named 'nowhere_at_all'$"):
+        build_network(NetworkConfig(name="own_lacking:net"), (1, 4, 4), 2)
 
 
 def test_module_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

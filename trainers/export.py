@@ -24,6 +24,7 @@ from trainers.checkpoint import (
     MANIFEST,
     WEIGHTS,
     load_checkpoint,
+    read_manifest,
     write_manifest,
     writing_folder,
 )
@@ -90,16 +91,35 @@ def export_folder(
     return target
 
 
-def check_target(target: Path) -> None:
+def check_target(target: Path, origin: str | None = None) -> None:
     """Refuses a folder to export to that holds anything but an earlier export.
 
+    Args:
+        target: the folder.
+        origin: `origin` in the manifest of exports that may be replaced: those of the same network
+            (default: any export may).
+
     Raises:
-        CheckpointError: naming the folder.
+        CheckpointError: naming the folder and what it holds.
     """
-    if not target.exists() or (target / MANIFEST).is_file():
-        return
-    if not target.is_dir() or any(target.iterdir()):
+    if (target / MANIFEST).is_file():
+        if origin is not None and (there := read_manifest(target)).get("origin") != origin:
+            raise CheckpointError(
+                f"{target}: holds another export ({_described(there)}); allowed: another folder, "
+                "or the same network again; force replaces it"
+            )
+    elif target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target}: holds something else; allowed: a new or an export folder")
+
+
+def _described(manifest: Mapping[str, Any]) -> str:
+    """Which export a manifest is of, in a few words."""
+    study = manifest.get("study")
+    if study is not None:
+        return f"trial {study['trial']} of study {study['name']}"
+    accuracy = manifest.get("accuracy")
+    said = "" if accuracy is None else f", accuracy {accuracy:.4f}"
+    return f"{manifest['network'].get('name')}, method {manifest.get('method')}{said}"
 
 
 def onnx_logits(path: Path, images: Tensor) -> Tensor:

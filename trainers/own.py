@@ -1,6 +1,7 @@
 """A user's own network, data set or method, by `module:name`."""
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from hwmodel.errors import ConfigError
@@ -28,6 +29,14 @@ def load_own(name: str, what: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:  # of something that it imports
+            raise ConfigError(f"{what} {name!r} cannot be imported: {error}") from None
+        raise ConfigError(
+            f"{what} {name!r} cannot be imported: no module {error.name!r} in {str(Path.cwd())!r} "
+            f"or elsewhere on Python's path; go to the folder of {error.name}.py, or put it into "
+            "PYTHONPATH"
+        ) from None
     except Exception as error:  # a module of the user may raise anything
         raise ConfigError(f"{what} {name!r} cannot be imported: {error}") from None
     if not callable(found):

@@ -8,7 +8,7 @@ import typer
 
 from hwmodel.errors import ConfigError
 from hwmodel.extras import hint, missing
-from search.cli.options import Json, Quiet, completes, given
+from search.cli.options import Force, Json, Quiet, completes, given
 
 if TYPE_CHECKING:
     from trainers.robustness import Robustness
@@ -36,6 +36,7 @@ def compress(
     reconstruct: Annotated[
         bool | None, typer.Option(help="Fit each layer's outputs to the dense one's.")
     ] = None,
+    force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -52,6 +53,7 @@ def compress(
             config,
             to,
             say=(lambda text: None) if quiet else say,
+            force=force,
             candidate=chosen,
             train=training,
             fidelity=given(rungs=[] if train is False else None),
@@ -210,10 +212,21 @@ def _print_proof(proof: "Verification") -> None:
             f"{layer.name:24} {layer.adc_bits} ADC bits: largest possible reading "
             f"{layer.worst_sum}, limit {layer.limit}"
         )
+    print(f"accuracy   {proof.accuracy:.4f} on all {proof.samples} samples")
     print(
-        f"{proof.images} images read by read: {proof.mismatches} differ; "
-        f"accuracy {proof.accuracy:.4f}; digests {'match' if proof.digests_ok else 'DIFFER'}"
+        f"simulation {proof.images} of the samples, every ADC reading of them: "
+        f"{proof.mismatches} come out differently"
     )
+    differing = "is not there, or not as it was exported"
+    if proof.onnx_differing is not None:
+        differing = f"classifies {proof.onnx_differing} of these {proof.images} differently"
+    print(f"ONNX graph {differing}")
+    print(f"files      {'match' if proof.digests_ok else 'do NOT match'} their digests")
+    if proof.ok:
+        print("proven: no input can exceed an ADC, and whatever was run agrees")
+    else:
+        count = len(proof.failures)
+        print(f"not proven, for {count} reason{'s' if count > 1 else ''}")
 
 
 def _print_robustness(found: "Robustness") -> None:

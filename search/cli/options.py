@@ -14,6 +14,7 @@ __all__ = [
     "LAWS",
     "NETWORKS",
     "RULES",
+    "Force",
     "Json",
     "Quiet",
     "completes",
@@ -39,6 +40,7 @@ NETWORKS = (
 RULES = ("knee", *ACCURACIES, *COSTS)
 """Ways to choose one front member by a word."""
 
+Force = Annotated[bool, typer.Option("--force", help="Replace an export of another network.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors and the result.")]
 

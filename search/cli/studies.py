@@ -13,7 +13,7 @@ import typer
 
 from hwmodel.errors import ConfigError
 from hwmodel.extras import hint, missing, need
-from search.cli.options import LAWS, RULES, Json, Quiet, completes, given, studies
+from search.cli.options import LAWS, RULES, Force, Json, Quiet, completes, given, studies
 from search.folder import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
@@ -182,6 +182,7 @@ def export(
     register: Annotated[
         str | None, typer.Option(help="Also make it a version of this registered MLflow model.")
     ] = None,
+    force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -199,7 +200,7 @@ def export(
             raise ConfigError(f"--register is {register!r}; allowed: a model's name")
     study = open_study(name, storage)
     with progress_bars(quiet=quiet or as_json):
-        trial = export_member(study, to, select=select, samples=samples)
+        trial = export_member(study, to, select=select, samples=samples, force=force)
     version = None if register is None else register_member(study, trial, register)
     if as_json:
         found = {"folder": str(to), "number": trial.number, "values": values(trial)}

@@ -1,7 +1,10 @@
 """The Python API does what the command line does, under the same names."""
 
 import inspect
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +12,7 @@ import search.api as crossfront
 from hwmodel.errors import CheckpointError, ConfigError, StudyError
 from search.cli import app
 from tests.search.fakes import done, new_study, try_one
+from trainers.checkpoint import MANIFEST
 
 TINY = {
     "network": {"name": "mlp", "arguments": {"hidden": 4}},
@@ -69,6 +73,29 @@ def test_folder_that_is_taken_is_refused_before_any_training(tmp_path: Path) -> 
     (tmp_path / "out" / "mine.txt").touch()
     with pytest.raises(CheckpointError, match="holds something else"):
         crossfront.compress(TINY, tmp_path / "out")
+
+
+def test_export_of_another_trial_is_replaced_by_force_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = new_study(tmp_path / "studies")
+    for accuracy, cost in ((0.85, 0.5), (0.8, 0.3)):
+        try_one(study, done(accuracy, cost))
+    written: list[Mapping[str, Any]] = []
+
+    def write(source: Path, target: Path, samples: object, facts: Mapping[str, Any]) -> None:
+        target.mkdir(exist_ok=True)
+        parts = {"format": 1, "network": {}, "layers": {}, "digests": {}}
+        (target / MANIFEST).write_text(json.dumps({**parts, **facts}))
+        written.append(facts["study"])
+
+    monkeypatch.setattr("trainers.export.export_folder", write)
+    for select in ("0", "0", "accuracy"):  # the same trial, however it is chosen
+        crossfront.export(study, tmp_path / "out", select=select)
+    with pytest.raises(CheckpointError, match=r"another export \(trial 0 of study tiny\); allowed"):
+        crossfront.export(study, tmp_path / "out", select="1")
+    crossfront.export(study, tmp_path / "out", select="1", force=True)
+    assert [facts["trial"] for facts in written] == [0, 0, 0, 1]
 
 
 def test_settings_come_from_files_tables_and_keywords(tmp_path: Path) -> None:

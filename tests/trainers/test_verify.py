@@ -79,8 +79,8 @@ def test_untouched_export_is_proven(exported: Path) -> None:
 def test_json_says_what_the_proof_says(exported: Path) -> None:
     proof = verify_folder(exported, images=1)
     found = json.loads(json.dumps(proof.to_json()))
-    assert found["certified"] is True
-    assert found["digests_ok"] is True
+    assert (found["proven"], found["certified"], found["digests_ok"]) == (True, True, True)
+    assert (found["samples"], found["onnx_differing"]) == (24, 0)
     assert found["max_adc_bits"] == max(layer.adc_bits for layer in proof.layers)
     assert [layer["name"] for layer in found["layers"]] == ["conv1", "conv2", "fc1", "fc2"]
     assert (found["images"], found["mismatches"], found["failures"]) == (1, 0, [])

@@ -96,7 +96,7 @@ def test_without_training_the_dense_weights_are_projected(compress: Compress) ->
     trained = compressed(compress, magnitude, "--train")
     kept = stored()
     assert epochs() == (1, 1)
-    untrained = compressed(compress, magnitude, "--no-train")
+    untrained = compressed(compress, magnitude, "--no-train", "--force")
     assert epochs() == (1, 0)
     assert untrained["dense"] == trained["dense"]
     assert any(not torch.equal(kept[name], q) for name, q in stored().items())
@@ -114,7 +114,7 @@ def test_reconstruction_recovers_accuracy_within_the_bound(compress: Compress) -
     bound = "[candidate]\nnonzeros = 2\n"
     plain = compressed(compress, bound, "--no-train")
     assert read_manifest(Path("out"))["config"]["train"]["reconstruct"] is False
-    fitted = compressed(compress, bound, "--no-train", "--reconstruct")
+    fitted = compressed(compress, bound, "--no-train", "--reconstruct", "--force")
     assert read_manifest(Path("out"))["config"]["train"]["reconstruct"] is True
     assert fitted["values"]["accuracy"] > plain["values"]["accuracy"]
     assert fitted["adc_bits"] == plain["adc_bits"]
@@ -199,3 +199,15 @@ def test_folder_that_holds_something_else_is_left_alone(compress: Compress) -> N
     assert (code, out) == (2, "")
     assert "out: holds something else" in err
     assert [path.name for path in Path("out").iterdir()] == ["thesis.tex"]
+
+
+def test_export_of_another_candidate_is_replaced_by_force_alone(compress: Compress) -> None:
+    compressed(compress, "", "--nonzeros", 5, "--no-train")
+    before = stored()
+    code, out, err = compress("", "--nonzeros", 3, "--no-train")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "out: holds another export (mlp, method tinyadc, accuracy 0." in err
+    assert all(torch.equal(tensor, before[name]) for name, tensor in stored().items())
+    compressed(compress, "", "--nonzeros", 5, "--no-train")  # the same one again
+    compressed(compress, "", "--nonzeros", 3, "--no-train", "--force")
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in stored().items())

@@ -1,6 +1,7 @@
 """`crossfront verify` on lossy devices and of bit slices."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from search.cli import main
 from tests.trainers.toys import CLASSES, MLP, SHAPE, finalised, toy_images
 from trainers.checkpoint import save_checkpoint
-from trainers.export import SAMPLES_FILE, export_folder
+from trainers.export import ONNX_FILE, SAMPLES_FILE, export_folder
 from trainers.networks import build_network
 
 
@@ -103,3 +104,35 @@ def test_folder_that_is_not_proven_is_not_measured(
         path.write_bytes(content)
     assert code == 1
     assert not {"robustness", "bit_slices"} & set(json.loads(out))
+
+
+def test_verdict_says_what_was_looked_at_and_on_how_many_images(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], exported: Path
+) -> None:
+    code, out = verify(monkeypatch, capsys, exported, "--images", 5)
+    assert code == 0
+    *_, accuracy, simulation, onnx, files, verdict = out.splitlines()
+    assert accuracy.endswith("on all 12 samples")
+    assert simulation.startswith("simulation 5 of the samples, every ADC reading of them: 0 come")
+    assert onnx == "ONNX graph classifies 0 of these 5 differently"
+    assert files == "files      match their digests"
+    assert verdict.startswith("proven: ")
+
+
+def test_changed_file_is_not_proven(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    exported: Path,
+    tmp_path: Path,
+) -> None:
+    changed = shutil.copytree(exported, tmp_path / "changed")
+    with (changed / ONNX_FILE).open("ab") as file:
+        file.write(b"more")
+    code, out = verify(monkeypatch, capsys, changed)
+    assert code == 1
+    *_, onnx, files, verdict = out.splitlines()
+    assert onnx == "ONNX graph is not there, or not as it was exported"
+    assert files == "files      do NOT match their digests"
+    assert verdict == "not proven, for 1 reason"
+    code, out = verify(monkeypatch, capsys, changed, "--json")
+    assert json.loads(out)["proven"] is False

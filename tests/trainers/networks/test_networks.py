@@ -167,9 +167,16 @@ def test_bad_factory_is_refused(own_module: str, attribute: str, message: str) -
         build_network(NetworkConfig(name=f"{own_module}:{attribute}"), (1, 4, 4), 2)
 
 
-def test_module_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cannot be imported: No module named 'nowhere_at_all'"):
+def test_module_that_is_elsewhere_is_refused_with_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
         build_network(NetworkConfig(name="nowhere_at_all:factory"), (1, 4, 4), 2)
+    assert str(caught.value).endswith(
+        f"no module 'nowhere_at_all' in '{tmp_path}' or elsewhere on Python's path; go to the "
+        "folder of nowhere_at_all.py, or put it into PYTHONPATH"
+    )
 
 
 @pytest.mark.parametrize("name", [":factory", "..relative:factory"])
