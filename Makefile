@@ -16,8 +16,11 @@ setup: $(READY)
 # there is one) instead of whatever another package would pull in.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Crossfront needs Python 3.11 to 3.13, this is " + sys.version.split()[0] + "; choose one with: make PYTHON=python3.11")'
+	@echo "1 of 3: making $(VENV)"
 	$(PYTHON) -m venv $(VENV)
+	@echo "2 of 3: installing torch, the largest part; minutes where it has to be downloaded"
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt torch
+	@echo "3 of 3: installing Crossfront with everything else; a minute or two"
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 

@@ -162,8 +162,15 @@ def compress(
     )
 
 
-def create_study(config: Config, storage: str | Path = DEFAULT_STORAGE) -> "Study":
+def create_study(
+    config: Config, storage: str | Path = DEFAULT_STORAGE, *, load_if_exists: bool = False
+) -> "Study":
     """A new study; whatever is wrong with its settings is said before there is one.
+
+    Args:
+        config: see `configure`.
+        storage: folder of all studies.
+        load_if_exists: a study of this name and these settings is opened, not refused.
 
     Raises:
         CrossfrontError: what the user can mend.
@@ -185,6 +192,10 @@ def create_study(config: Config, storage: str | Path = DEFAULT_STORAGE) -> "Stud
         check_cluster(settings.ray)
         check_tracking(settings.mlflow.tracking_uri)
         Exchange(settings.study.storage_path, folder).check()
+    elif load_if_exists:
+        study = Study.open(folder)
+        if study.config.to_json() == settings.to_json():
+            return study
     return Study.create(folder, settings)
 
 
@@ -204,6 +215,7 @@ def search(
     *,
     storage: str | Path = DEFAULT_STORAGE,
     display: "Display | None" = None,
+    load_if_exists: bool = False,
     **tables: Mapping[str, Any],
 ) -> "Study":
     """Runs a new study until its budget is spent; an interrupt leaves what has finished.
@@ -211,6 +223,7 @@ def search(
     Args:
         config: see `configure`.
         storage: folder of all studies.
+        load_if_exists: go on with a study of this name and these settings instead of refusing it.
         display: where to show progress (default: nowhere).
         tables: see `configure`.
 
@@ -219,7 +232,7 @@ def search(
     """
     from search.run import run_study
 
-    study = create_study(configure(config, **tables), storage)
+    study = create_study(configure(config, **tables), storage, load_if_exists=load_if_exists)
     run_study(study, display)
     return study
 

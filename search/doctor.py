@@ -166,29 +166,30 @@ def _threads() -> str:
 
 
 def _storage(storage: Path) -> str:
-    shown = str(storage)
+    shown, place = str(storage), _nearest(storage)
     try:
-        storage.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=storage) as file:
+        with tempfile.NamedTemporaryFile(dir=place) as file:
             file.write(b"written")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         found = f"{shown!r} cannot be written ({error.strerror})"
         raise _Trouble(found, "choose another folder with --storage") from None
-    return f"{shown!r} can be written"
+    return f"{shown!r} can be {'written' if storage.exists() else 'made'}"
 
 
 def _disk(storage: Path) -> str:
-    place = next(
-        path for path in (storage.absolute(), *storage.absolute().parents) if path.exists()
-    )
-    free = shutil.disk_usage(place).free / 1e9
+    free = shutil.disk_usage(_nearest(storage)).free / 1e9
     found = f"{free:.1f} GB free"
     if free < _LEAST_GB:
         mend = "make room, or choose another folder with --storage"
         raise _Trouble(found, mend, verdict=WARNING)
     return found
+
+
+def _nearest(storage: Path) -> Path:
+    """The storage folder, or of the folders above it the nearest that exists."""
+    return next(p for p in (storage.absolute(), *storage.absolute().parents) if p.exists())
 
 
 def _study(storage: Path, name: str) -> str:
@@ -209,6 +210,10 @@ def _study(storage: Path, name: str) -> str:
 def _tracking(uri: str | None) -> str:
     from search.mlflow_store import check_tracking
 
+    absent = missing("tracking")
+    if absent:
+        found = f"runs are not mirrored without {' and '.join(absent)}"
+        raise _Trouble(found, hint("tracking"), verdict=WARNING if uri is None else BROKEN)
     if uri is None:
         return f"MLflow's local database (SQLite {sqlite3.sqlite_version})"
     try:

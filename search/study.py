@@ -149,7 +149,7 @@ class Study:
             raise StudyError(
                 f"study {folder.name!r} exists in {str(folder.storage)!r}"
                 + (f" with other settings ({listed(differing)})" if differing else "")
-                + f"; go on with 'crossfront resume {folder.name}'"
+                + f"; go on with 'crossfront resume {folder.name}' (resume in Python)"
                 + (", which keeps its own" if differing else "")
                 + ", or choose another name with --name"
             )

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from inspect import Parameter, signature
 from typing import Annotated
 
 import typer
@@ -34,7 +35,8 @@ def _options(
 
 for group in (studies, cluster, checkpoints, hardware, health):
     for command in group.COMMANDS:
-        app.command()(command)
+        needed = any(x.default is Parameter.empty for x in signature(command).parameters.values())
+        app.command(no_args_is_help=needed)(command)
 
 
 def main() -> None:

@@ -1,14 +1,17 @@
 """Commands about single networks: compress, verify, list."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hwmodel.components import preset_names
+from hwmodel.crossbar import SignEncoding
 from hwmodel.errors import ConfigError
 from hwmodel.extras import hint, missing
-from search.cli.options import Force, Json, Quiet, completes, given
+from search.cli.messages import print_json, say
+from search.cli.options import LAWS, NETWORKS, Force, Json, Quiet, completes, given
 
 if TYPE_CHECKING:
     from trainers.robustness import Robustness
@@ -17,7 +20,29 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 _RATIO_TO = "the trained network, unpruned, with the ADCs that it is certified for"
-_LISTS = ("networks", "datasets", "methods", "presets", "laws", "encodings")
+
+
+def _datasets() -> Iterable[str]:
+    from trainers.data import dataset_names
+
+    return dataset_names()
+
+
+def _methods() -> Iterable[str]:
+    from trainers.methods import METHODS
+
+    return METHODS
+
+
+_LISTS: Mapping[str, Callable[[], Iterable[str]]] = {
+    "networks": lambda: NETWORKS,
+    "datasets": _datasets,
+    "methods": _methods,
+    "presets": preset_names,
+    "laws": lambda: LAWS,
+    "encodings": lambda: SignEncoding,
+}
+"""What there is, each asked for alone: datasets and methods need torch."""
 
 
 def compress(
@@ -42,7 +67,6 @@ def compress(
 ) -> None:
     """Prune, train and export one candidate: crossfront compress F.toml --nonzeros 5 --to out/."""
     from search.api import compress as compress_candidate
-    from search.cli.output import print_json, say
     from search.cli.progress import progress_bars
     from search.units import display_value
 
@@ -109,7 +133,6 @@ def verify(
 ) -> None:
     """Prove an export again from its files alone: crossfront verify out/ --faults 0.001."""
     from hwmodel.nonideality import REFERENCE_WIRE_RATIO, Nonideality
-    from search.cli.output import print_json, say
     from search.cli.progress import progress_bars
     from trainers.verify import measure_folder, slices_of_folder, verify_folder
 
@@ -159,28 +182,13 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List what there is: crossfront list presets."""
-    from hwmodel.adc import ADC_LAWS
-    from hwmodel.components import preset_names
-    from hwmodel.crossbar import SignEncoding
-    from search.cli.output import print_json
-    from trainers.data import dataset_names
-    from trainers.methods import METHODS
-    from trainers.networks import NETWORKS
-
-    found: dict[str, list[str]] = {
-        "networks": list(NETWORKS),
-        "datasets": list(dataset_names()),
-        "methods": list(METHODS),
-        "presets": list(preset_names()),
-        "laws": list(ADC_LAWS),
-        "encodings": [str(encoding) for encoding in SignEncoding],
-    }
-    if what not in found:
-        raise ConfigError(f"list {what!r}; allowed: {', '.join(found)}")
+    if what not in _LISTS:
+        raise ConfigError(f"list {what!r}; allowed: {', '.join(_LISTS)}")
+    found = [str(name) for name in _LISTS[what]()]
     if as_json:
-        print_json(found[what])
+        print_json(found)
     else:
-        print("\n".join(found[what]))
+        print("\n".join(found))
 
 
 list_.__name__ = "list"

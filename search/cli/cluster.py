@@ -8,6 +8,7 @@ import typer
 
 from hwmodel.errors import ConfigError
 from hwmodel.records import merge_tables
+from search.cli.messages import print_json, say
 from search.cli.options import Json, Quiet, given
 from search.cli.studies import LeastGain, MaxEpochs, MaxTrials, Seeds, TimeBudget, Workers
 
@@ -62,7 +63,6 @@ def submit(
     relative paths are sent; absolute paths are the cluster's own. A cluster that asks for a token
     gets it from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token.
     """
-    from search.cli.output import print_json, say
     from search.jobs import Cluster
     from trainers.config import check_number
 
@@ -127,7 +127,6 @@ def status(
 
     Exit code 1: the job failed or was stopped.
     """
-    from search.cli.output import print_json
     from search.jobs import Cluster
 
     cluster = Cluster(address)
@@ -167,7 +166,6 @@ def stop(
 
     Exit code 1: the job still runs.
     """
-    from search.cli.output import print_json, say
     from search.jobs import Cluster
 
     found, was_running = Cluster(address).stop(job)

@@ -11,7 +11,7 @@ from rich.table import Table
 from hwmodel.adc import ADC_LAWS, AdcCost, AdcLaw, BoundLaw, adc_law
 from hwmodel.adc.bound import envelope_j
 from hwmodel.errors import OutOfRangeError
-from search.cli.output import say
+from search.cli.messages import say
 
 __all__ = ["ask", "choose_laws", "cost_json", "print_costs"]
 

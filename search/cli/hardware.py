@@ -9,6 +9,7 @@ from hwmodel.adc.base import MAX_ADC_BITS
 from hwmodel.components import preset_names
 from hwmodel.errors import ConfigError, OutOfRangeError
 from hwmodel.layers import split_layers
+from search.cli.messages import print_json, say
 from search.cli.options import LAWS, NETWORKS, Json, completes
 
 if TYPE_CHECKING:
@@ -83,7 +84,6 @@ def cost(
     """Price a network or checkpoint: crossfront cost --network lenet5 --nonzeros 5."""
     from hwmodel.accelerator import ratio
     from hwmodel.compare import under_laws, under_policies
-    from search.cli.output import print_json, say
     from search.config import HardwareConfig
     from search.pictures import bits_map, cost_breakdown
     from trainers.config import NetworkConfig
@@ -189,12 +189,12 @@ def adc(
 ) -> None:
     """Price converters: crossfront adc --bits 4, or crossfront adc --law all --bits 1..10."""
     from search.cli.converters import ask, choose_laws, cost_json, print_costs
-    from search.cli.output import print_json, say
-    from search.pictures import adc_curves
 
     laws = choose_laws(law)
     costs, refusals = ask(laws, bits, rate, node * 1e-9)
     if plot is not None:
+        from search.pictures import adc_curves
+
         adc_curves(laws, bits, rate, node * 1e-9, plot)
         say(f"wrote {plot}")
     several = len(laws) * len(bits) > 1

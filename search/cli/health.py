@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from search.cli.messages import print_json
 from search.cli.options import Json, Quiet
 from search.folder import DEFAULT_STORAGE
 
@@ -23,7 +24,6 @@ def doctor(
 
     With --quiet only what is not well. Exit code 1: something is broken.
     """
-    from search.cli.output import print_json
     from search.doctor import BROKEN, OK, examine
 
     checks = examine(storage, tracking_uri, address)

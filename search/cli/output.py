@@ -1,7 +1,5 @@
-"""What the commands print: tables for people, JSON for programs, messages on standard error."""
+"""What the commands about studies print for people."""
 
-import json
-import math
 import shlex
 import sys
 import time
@@ -30,10 +28,8 @@ from search.units import display_name, display_number, display_value
 __all__ = [
     "StudyDisplay",
     "front_table",
-    "print_json",
     "print_rescored",
     "print_summary",
-    "say",
 ]
 
 _WITHIN = 0.01
@@ -42,16 +38,6 @@ _WORDS = {"pruned": "stopped early"}
 """Outcomes of trials whose names in records mean something else to people who prune networks."""
 _SHOWN = ("accuracy", "robust_accuracy", "adc_area", "adc_power", "area", "power")
 _NARROW, _SHOWN_NARROW = 80, ("accuracy", "adc_area", "area", "power")
-
-
-def say(text: str) -> None:
-    """One message on standard error."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def print_json(content: Any) -> None:
-    """JSON alone on standard output; numbers that JSON has no word for become null."""
-    print(json.dumps(_finite(content), indent=2))
 
 
 class StudyDisplay:
@@ -355,13 +341,3 @@ def _size(spec: CrossbarSpec) -> str:
 def _bits(bits: Mapping[str, int]) -> str:
     """ADC bits in the order of the layers."""
     return " ".join(str(count) for count in bits.values())
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return None
-    return content

@@ -13,6 +13,7 @@ import typer
 
 from hwmodel.errors import ConfigError
 from hwmodel.extras import hint, missing, need
+from search.cli.messages import print_json, say
 from search.cli.options import LAWS, RULES, Force, Json, Quiet, completes, given, studies
 from search.folder import DEFAULT_STORAGE
 
@@ -145,7 +146,7 @@ def pareto(
     as_json: Json = False,
 ) -> None:
     """Print the front of a study, finished or running: crossfront pareto lenet5 --under pow2."""
-    from search.cli.output import print_json, print_rescored, print_summary
+    from search.cli.output import print_rescored, print_summary
     from search.cli.progress import progress_bars
     from search.folder import StudyFolder
     from search.report import draw_front, pareto_json
@@ -189,7 +190,6 @@ def export(
     """Export a front member: crossfront export lenet5 --select knee --to out/."""
     from search.api import export as export_member
     from search.api import open_study
-    from search.cli.output import print_json, say
     from search.cli.progress import progress_bars
     from search.study import values
     from search.tracking import register_member
@@ -223,7 +223,6 @@ def ui(
     ] = None,
 ) -> None:
     """Open MLflow's own interface on this machine: crossfront ui lenet5."""
-    from search.cli.output import say
     from search.folder import StudyFolder
     from search.mlflow_store import check_tracking
     from search.study import Study
@@ -247,9 +246,16 @@ def ui(
     if not place:
         say(f"study {name} has no run there yet: a search makes one when it starts")
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(chosen)]
-    command += ["--backend-store-uri", uri, "--workers", "1"]
+    # Each request, and a traceback on Ctrl-C, would be lines for MLflow's own developers.
+    command += ["--backend-store-uri", uri, "--registry-store-uri", uri, "--workers", "1"]
+    command += ["--uvicorn-opts", "--log-level critical"]
     command += ["--default-artifact-root", study.folder.artifacts.as_uri()]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    quiet = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "PYTHONWARNINGS": "ignore",
+    }
     # The server takes this process's place, so that whatever stops this command stops the server.
     os.execve(sys.executable, command, {**os.environ, **quiet})
 
@@ -264,7 +270,7 @@ def _drive(
 
     Exit code 1: it was cut short, by Ctrl-C for instance; 130: by a second one, and at once.
     """
-    from search.cli.output import StudyDisplay, print_json, print_summary, say
+    from search.cli.output import StudyDisplay, print_summary
     from search.cli.progress import progress_bars
     from search.report import pareto_json
     from search.run import run_study

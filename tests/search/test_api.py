@@ -119,6 +119,22 @@ def test_study_is_read_while_another_process_drives_it(tmp_path: Path) -> None:
     driven.leave()
 
 
+def test_second_search_goes_on_with_a_study_of_the_same_settings_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = new_study(tmp_path, trials=5)
+    try_one(first, done(0.85, 0.5))
+    driven: list[int] = []
+    monkeypatch.setattr("search.run.run_study", lambda study, display: driven.append(study.spent))
+    config = first.config.to_json()
+    again = crossfront.search(config, storage=tmp_path, load_if_exists=True)
+    assert (again.spent, driven) == (1, [1])
+    with pytest.raises(StudyError, match=r"trials is 5 there, 9 here.*\(resume in Python\)"):
+        crossfront.search(config, storage=tmp_path, load_if_exists=True, study={"trials": 9})
+    with pytest.raises(StudyError, match="study 'tiny' exists"):
+        crossfront.search(config, storage=tmp_path)
+
+
 def test_study_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no study 'none'"):
         crossfront.open_study("none", tmp_path)

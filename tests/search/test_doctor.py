@@ -32,6 +32,24 @@ def test_what_is_broken_is_named_and_how_to_mend_it(tmp_path: Path) -> None:
     assert "127.0.0.1:9" in found["tracking"].found
 
 
+def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
+    storage = tmp_path / "not" / "there"
+    found = by_name(examine(storage, None, None))
+    assert (found["storage"].verdict, found["disk"].verdict) == (OK, OK)
+    assert found["storage"].found == f"'{storage}' can be made"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("uri", "verdict"), [(None, WARNING), ("http://127.0.0.1:9", BROKEN)])
+def test_tracking_is_not_well_without_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str | None, verdict: str
+) -> None:
+    monkeypatch.setattr("search.doctor.missing", lambda extra: ["mlflow"] * (extra == "tracking"))
+    check = by_name(examine(tmp_path, uri, None))["tracking"]
+    assert (check.verdict, check.found) == (verdict, "runs are not mirrored without mlflow")
+    assert check.mend == "pip install 'crossfront[tracking]'"
+
+
 def test_each_damaged_study_is_named_with_what_mends_it(tmp_path: Path) -> None:
     whole = new_study(tmp_path, name="whole")
     try_one(whole, done(0.8, 0.5))

@@ -44,6 +44,7 @@ def test_notebook_runs(
         config=Config({"KernelManager": kernel}),
     )
     client.execute()
+    client.execute()  # a second run finds the study and the exports of the first
     shown = {
         cell.id: "".join(str(part.get("text") or part["data"]) for part in cell.outputs)
         for cell in notebook.cells

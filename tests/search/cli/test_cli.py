@@ -18,7 +18,8 @@ import pytest
 from hwmodel.adc import ADC_LAWS
 from hwmodel.components import preset_names
 from search.cli import app, main, options
-from search.cli.output import StudyDisplay, print_json
+from search.cli.messages import print_json
+from search.cli.output import StudyDisplay
 from search.config import load_config, read_config
 from search.study import Study
 from tests.search.fakes import done, failed, new_study, try_one
@@ -125,6 +126,24 @@ def test_doctor_ends_badly_where_something_is_broken(run: Run, tmp_path: Path) -
     assert {"name", "verdict", "found", "mend"} == set(broken.json[0])
 
 
+@pytest.mark.parametrize("command", ["list", "adc", "compress", "verify", "search", "export"])
+def test_command_that_lacks_everything_shows_its_help(run: Run, command: str) -> None:
+    answer = run(command)
+    assert "--json" in answer.out + answer.err  # all of its options
+    assert "Missing" not in answer.out + answer.err
+
+
+@pytest.mark.parametrize("line", ["list presets", "list laws --json", "adc --bits 4", "--help"])
+def test_what_needs_no_torch_does_not_wait_for_it(line: str) -> None:
+    code = (
+        "import sys; from search.cli import main\n"
+        "try: main()\n"
+        "finally: assert not {'torch', 'ray', 'optuna', 'mlflow'} & set(sys.modules)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code, *line.split()], capture_output=True)
+    assert (finished.returncode, finished.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
@@ -179,7 +198,9 @@ def test_help_of_a_command_contains_an_example(run: Run, name: str) -> None:
     assert f"crossfront {name}" in " ".join(answer.out.split("Usage:")[1].split("\n", 1)[1].split())
 
 
-@pytest.mark.parametrize("arguments", [["nope"], ["adc"], ["adc", "--bits", "x"], ["cost", "--no"]])
+@pytest.mark.parametrize(
+    "arguments", [["nope"], ["adc", "--json"], ["adc", "--bits", "x"], ["cost", "--no"]]
+)
 def test_wrong_usage_is_a_mistake_without_a_traceback(run: Run, arguments: list[str]) -> None:
     answer = run(*arguments)
     assert answer.code == 2
