@@ -1,19 +1,21 @@
 """Pictures as files, for papers and slides. The only module that draws with matplotlib."""
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwmodel.adc import AdcCost, AdcLaw
-from hwmodel.compare import breakdown
 from hwmodel.cost_report import CostReport
 from hwmodel.errors import ConfigError, OutOfRangeError
 from hwmodel.extras import need
 from search.front import nondominated
 from search.objectives import ACCURACIES, COSTS
+from search.palette import COLOURS, SERIES
+from search.stacks import COLUMNS, stacks
 from search.units import AXES, display_name
 
 if TYPE_CHECKING:
@@ -27,8 +29,13 @@ _SHOWN_BELOW_DENSE = 0.1
 """Accuracy; whoever loses more would press the rest of the picture together."""
 _LABEL_PX = (18, 11)
 """Width and height of a trial's number."""
-_STYLES = ("-", "--", "-.", ":")
-"""In turn, since two laws may agree in one panel."""
+_STYLES = (("-", "o"), ("--", "s"), ("-.", "D"), (":", "v"))
+"""Lines and markers in turn."""
+_WIDEST, _NARROWEST = (3.2, 9.0), (1.0, 4.5)
+"""Points of a line and of its markers. A curve is thinner than those below it, so that laws that
+agree show all the same."""
+_LABEL_WIDTH = 24
+"""Letters in a line below a bar."""
 _PANELS = (
     ("energy_j", 1e12, "energy of a conversion (pJ)"),
     ("area_m2", 1e12, "area of a converter (um2)"),
@@ -72,31 +79,27 @@ def cost_breakdown(reports: Mapping[str, CostReport], path: Path) -> None:
     Raises:
         ConfigError: another ending, or a file that cannot be written.
     """
-    need("report", f"picture {path}")
-    import matplotlib as mpl
-
     first = next(iter(reports.values()))
-    parts = {name: breakdown(report) for name, report in reports.items()}
-    components = list(dict.fromkeys(name for part in parts.values() for name in part))
-    colours = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    names = [textwrap.fill(name, _LABEL_WIDTH, break_on_hyphens=False) for name in reports]
+    drawn = stacks(reports)
     with _figure(path, width=10, height=5.5) as figure:
-        panels = figure.subplots(1, 2)
-        for axes, column, scale, label in (
-            (panels[0], "area_m2", 1e6, "area (mm2)"),
-            (panels[1], "power_w", 1e3, "power (mW)"),
-        ):
-            below = [0.0] * len(parts)
-            for index, component in enumerate(components):
-                heights = [
-                    part.get(component, {}).get(column, 0.0) * scale for part in parts.values()
-                ]
-                colour = colours[index % len(colours)]
-                axes.bar(list(parts), heights, bottom=below, label=component, color=colour)
+        panels = figure.subplots(1, len(COLUMNS))
+        for axes, column, objective in zip(panels, COLUMNS, ("area", "power"), strict=True):
+            _, scale, _ = AXES[objective]
+            below = [0.0] * len(names)
+            for stack in drawn:
+                heights = [height * scale for height in stack.heights[column]]
+                axes.bar(names, heights, bottom=below, label=stack.name, color=stack.colour)
                 below = [a + b for a, b in zip(below, heights, strict=True)]
-            axes.set(ylabel=label)
+            for index, whole in enumerate(below):
+                label = f"{whole:.3g}"
+                axes.annotate(
+                    label, (index, whole), (0, 3), textcoords="offset points", ha="center"
+                )
+            axes.set(ylabel=display_name(objective), ylim=(0, 1.08 * max(below)))
         figure.suptitle(f"by component, ADC law {first.law}, policy {first.policy}")
-        handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=5)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles[::-1], labels[::-1], loc="outside right center")
 
 
 def bits_map(bits: Mapping[str, Sequence[int]], path: Path) -> None:
@@ -156,15 +159,21 @@ def front_scatter(
             figure.suptitle(f"candidates below {floor:.3g} are not shown", fontsize="small")
         for axes, name in zip(panels, rest, strict=True):
             for points, label, style in (
-                (others, "other candidates", {"color": "0.65", "marker": ".", "s": 30}),
-                (members, "front", {"color": "tab:blue", "marker": "o"}),
-                ([dense] if dense else [], "dense", {"color": "tab:red", "marker": "*", "s": 120}),
+                (others, "other candidates", {"color": COLOURS["grey"], "marker": ".", "s": 30}),
+                (members, "front", {"color": COLOURS["blue"], "marker": "o"}),
+                (
+                    [dense] if dense else [],
+                    "dense",
+                    {"color": COLOURS["vermilion"], "marker": "*", "s": 120},
+                ),
             ):
                 high = [point for point in points if point[goal] >= floor]
-                axes.scatter(*_columns(high, name, goal), label=label, **style)
+                if high:
+                    axes.scatter(*_columns(high, name, goal), label=label, **style)
             best = [members[index] for index in nondominated(members, [goal, name])]
             best.sort(key=lambda point: point[name])
-            axes.step(*_columns(best, name, goal), "tab:blue", where="post", lw=0.8, zorder=1)
+            line = {"color": COLOURS["blue"], "lw": 0.8, "zorder": 1}
+            axes.step(*_columns(best, name, goal), where="post", **line)
             axes.set(xlabel=display_name(name), ylabel=display_name(goal), axisbelow=True)
             if name in COSTS:
                 axes.set_xscale("log")
@@ -256,13 +265,34 @@ def _panel(
     """One quantity of every law."""
     from matplotlib.ticker import MaxNLocator
 
-    for (name, costs), style in zip(answers.items(), cycle(_STYLES), strict=False):
+    for (name, costs), look in zip(answers.items(), _looks(len(answers)), strict=True):
         drawn = [cost for cost in costs if getattr(cost, field) > 0]
+        bits = [cost.bits for cost in drawn]
         values = [getattr(cost, field) * scale for cost in drawn]
-        (line,) = axes.plot([cost.bits for cost in drawn], values, style, label=name)
-        for cost, value in zip(drawn, values, strict=True):
-            fill = "white" if cost.extrapolated else line.get_color()
-            axes.plot(cost.bits, value, "o", color=line.get_color(), markerfacecolor=fill)
+        axes.plot(bits, values, label=name, **look)
+        hollow = [index for index, cost in enumerate(drawn) if cost.extrapolated]
+        own = {**look, "linestyle": "none", "markerfacecolor": "white"}
+        axes.plot([bits[i] for i in hollow], [values[i] for i in hollow], **own)
     axes.set(xlabel="ADC bits", ylabel=label, yscale="log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, alpha=0.3)
+
+
+def _looks(count: int) -> Iterator[dict[str, Any]]:
+    """So many curves' own lines and markers."""
+    for index, (style, marker), colour in zip(
+        range(count), cycle(_STYLES), cycle(SERIES), strict=False
+    ):
+        share = index / max(1, count - 1)
+        width, size = (
+            widest + share * (narrowest - widest)
+            for widest, narrowest in zip(_WIDEST, _NARROWEST, strict=True)
+        )
+        yield {
+            "linestyle": style,
+            "linewidth": width,
+            "marker": marker,
+            "markersize": size,
+            "color": colour,
+            "zorder": 2 + index,
+        }

@@ -1,13 +1,15 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from hwmodel.accelerator import CostModel
-from hwmodel.adc import ADC_LAWS, AdcLaw, BoundLaw, SurveyLaw, adc_law
+from hwmodel.adc import ADC_LAWS, AdcLaw, BoundLaw, Pow2Law, SaberiLaw, SurveyLaw, adc_law
 from hwmodel.components import load_preset
 from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import ConfigError
 from hwmodel.geometry import LayerShape, plan_layer
+from search.palette import COLOURS
 from search.pictures import adc_curves, bits_map, cost_breakdown, front_scatter
 
 LAWS: list[AdcLaw] = [*ADC_LAWS.values(), BoundLaw()]
@@ -36,11 +38,25 @@ def test_every_law_is_in_the_legend(tmp_path: Path) -> None:
 
 
 def test_extrapolated_points_are_hollow_and_refused_ones_absent(tmp_path: Path) -> None:
-    hollow = b"fill: #ffffff; stroke: #1f77b4"
+    hollow = f"fill: #ffffff; stroke: {COLOURS['blue']}".encode()
     refusing = draw(tmp_path / "refusing.svg", [SurveyLaw()])
     asked = draw(tmp_path / "asked.svg", [SurveyLaw(extrapolate=True)])
     # Three resolutions below 4 bits in two panels, and what is drawn once a panel as the marker.
     assert asked.count(hollow) - refusing.count(hollow) >= 6
+
+
+def test_curves_that_agree_are_told_apart(tmp_path: Path) -> None:
+    drawn = draw(tmp_path / "laws.svg", [Pow2Law(), SaberiLaw()]).decode()  # of equal area
+    below, above = (
+        {
+            style
+            for style in re.findall('style="fill: none; ([^"]*)"', drawn)
+            if COLOURS[name] in style
+        }
+        for name in ("blue", "orange")
+    )
+    assert all("stroke-width: 3.2" in style and "dash" not in style for style in below)
+    assert all("stroke-width" not in style and "dash" in style for style in above)
 
 
 def test_a_law_that_answers_nothing_leaves_the_picture_empty(tmp_path: Path) -> None:
@@ -71,7 +87,15 @@ def test_breakdown_names_bars_components_and_law(tmp_path: Path) -> None:
     path = tmp_path / "parts.svg"
     cost_breakdown(reports, path)
     drawn = path.read_text(encoding="utf-8")
-    for text in ("dense", "five", "adc", "edram", "area (mm2)", "power (mW)", "ADC law pow2"):
+    for text in (
+        "dense",
+        "five",
+        "adc",
+        "edram",
+        "Chip area (mm2)",
+        "Chip power (mW)",
+        "ADC law pow2",
+    ):
         assert f"<!-- {text}" in drawn or text in drawn
     first = path.read_bytes()
     cost_breakdown(reports, path)
@@ -105,3 +129,11 @@ def test_front_names_members_where_there_is_room_and_leaves_out_what_lost_much(
     del front[74]
     front_scatter(front, [], {}, ["accuracy", "area"], path)
     assert "not shown" not in path.read_text(encoding="utf-8")
+
+
+def test_front_without_other_candidates_does_not_name_them(tmp_path: Path) -> None:
+    member, path = {"accuracy": 0.9, "area": 1e-6}, tmp_path / "front.svg"
+    front_scatter({1: member}, [], member, ["accuracy", "area"], path)
+    assert "<!-- other candidates -->" not in path.read_text(encoding="utf-8")
+    front_scatter({1: member}, [member], member, ["accuracy", "area"], path)
+    assert "<!-- other candidates -->" in path.read_text(encoding="utf-8")
