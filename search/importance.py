@@ -1,6 +1,8 @@
 """Which dimensions of the space decide an objective, and what pruning one layer alone costs."""
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -10,15 +12,33 @@ from search.objectives import ACCURACIES
 from search.study import Study, status, values
 from trainers.progress import track
 
-__all__ = ["importances", "sensitivities"]
+__all__ = ["Importances", "importances", "sensitivities"]
 
 _LEAST_TRIALS = 10
+_TRUSTED_TRIALS = 200
+"""Random candidates of LeNet-5's space whose shares rank the dimensions about as 1,000 of them do:
+Spearman 0.6 to 0.7 over accuracy, area and power; 0.4 to 0.6 at 50 to 100 candidates, 0.0 to 0.4 at
+20, 0.8 to 0.9 at 400 (medians of six draws)."""
 
 
-def importances(study: Study) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importances:
+    """What tells the best tenth of the candidates from the rest, in each objective."""
+
+    candidates: int
+    shares: Mapping[str, Mapping[str, float]]
+    """Of each dimension of the space, by objective; they add up to 1."""
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether so few candidates rank the dimensions mostly by chance."""
+        return self.candidates < _TRUSTED_TRIALS
+
+
+def importances(study: Study) -> Importances | None:
     """Share of each dimension in what tells the best tenth from the rest, by objective.
 
-    From the first rung, on which every candidate was measured alike. Empty below ten candidates.
+    From the first rung, on which every candidate was measured alike. None below ten candidates.
 
     Source: PED-ANOVA (Watanabe et al., IJCAI 2023) as Optuna has it.
     """
@@ -30,7 +50,7 @@ def importances(study: Study) -> dict[str, dict[str, float]]:
         and status(trial) != "interrupted"
     ]
     if len(rows) < _LEAST_TRIALS:
-        return {}
+        return None
     objectives = study.config.study.objectives
     signs = [-1.0 if name in ACCURACIES else 1.0 for name in objectives]
     found = {}
@@ -49,7 +69,7 @@ def importances(study: Study) -> dict[str, dict[str, float]]:
                 target=lambda trial, index=index: trial.values[index],  # type: ignore[misc]
             )
             found[name] = {parameter: float(share) for parameter, share in shares.items()}
-    return found
+    return Importances(candidates=len(rows), shares=found)
 
 
 def sensitivities(study: Study) -> dict[str, dict[Any, float]]:

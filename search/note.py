@@ -44,10 +44,7 @@ def study_note(study: Study, state: str) -> str:
 def _front_table(study: Study) -> str:
     """The front's members, the most accurate first, and the dense network."""
     columns = study.config.study.objectives
-    front = study.front()  # once: trials end meanwhile
-    members = sorted(
-        zip(front, study.all_means(front), strict=True), key=lambda m: -m[1]["accuracy"]
-    )
+    members = study.ranked_front()
     if not members:
         return "No trial has completed within the constraints yet."
     rows = [("trial", *map(display_name, columns), "ADC bits"), ("---:",) * (len(columns) + 2)]

@@ -334,6 +334,12 @@ class Study:
         self._read()
         return self._ledger.members()
 
+    def ranked_front(self) -> list[tuple[FrozenTrial, dict[str, float]]]:
+        """The front's members and what they stand for, the most accurate first."""
+        front = self.front()  # once: trials end meanwhile
+        members = zip(front, self.all_means(front), strict=True)
+        return sorted(members, key=lambda member: -member[1]["accuracy"])
+
     def hypervolume(self) -> float:
         """Share of the cube below the reference point that the front dominates."""
         if self.dense is None:

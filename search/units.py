@@ -2,7 +2,7 @@
 
 from search.objectives import COSTS, OBJECTIVES, UNITS
 
-__all__ = ["AXES", "TOTALS", "display_name", "display_number", "display_value"]
+__all__ = ["AXES", "TOTALS", "counted", "display_name", "display_number", "display_value"]
 
 _LABELS = {
     "accuracy": "Accuracy",
@@ -52,3 +52,8 @@ def display_name(objective: str) -> str:
     """An objective's label with its unit."""
     label, _, unit = AXES[objective]
     return f"{label} ({unit})" if unit else label
+
+
+def counted(count: int, noun: str) -> str:
+    """So many of something, such as `1 epoch` and `2 epochs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,5 +1,8 @@
+import base64
+import gzip
 import json
 import math
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -199,11 +202,48 @@ def test_report_shows_front_counts_and_law(filled: Study) -> None:
     page = read_page(write_report(filled))
     assert "3 complete, 1 failed, 1 infeasible" in page.text
     assert "breaks area <= 0.99x before training" in page.text
-    assert "--select 1 --to out/" in page.text
-    assert "--select 3" not in page.text
+    assert "--select TRIAL --to out/" in page.text
     assert filled.config.hardware.law in page.text
     assert "<b>&nan" in page.text  # as text, not as a tag
     assert "<b>&nan" not in (filled.folder.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_front_table_is_ranked_and_says_ratios_crossbars_and_bits(filled: Study) -> None:
+    text = write_report(filled).read_text(encoding="utf-8")
+    table = text[text.index("<table id=members>") : text.index("</table>")]
+    assert re.findall('data-trial="([0-9]+)"', table) == ["1", "2"]
+    body, foot = table[table.index("<tbody>") :].split("<tfoot>")
+    cells = re.findall("<td[^>]*>(.*?)</td>", body)
+    assert cells[:6] == [
+        "1",
+        "0.8500 <small>-5.00</small>",
+        "5e+05 <small>2x</small>",
+        "500 <small>2x</small>",
+        "128 x 128",
+        "5 3",
+    ]
+    assert re.findall("<td>(.*?)</td>", foot)[:2] == ["dense", "0.9000"]
+    heads = re.findall("<span>(.*?)</span><small>(.*?)</small>", table)
+    assert ("Chip area", "mm2, times less") in heads
+    assert ("Crossbar", "wordlines x bitlines") in heads
+
+
+def test_front_table_gives_the_range_of_many_layers_bits(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    bits = {f"fc{index}": 3 + index % 4 for index in range(12)}
+    try_one(study, replace(done(0.8, 0.5), adc_bits=bits))
+    assert '<td data-value="4.5">3 to 6, mean 4.5</td>' in write_report(study).read_text()
+
+
+def test_cost_of_nothing_is_written_so_that_a_browser_can_read_it(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    try_one(study, done(0.8, 0.5, energy=0.0))
+    text = write_report(study).read_text(encoding="utf-8")
+    packed = re.search('id="data">([^<]*)<', text)
+    assert packed is not None
+    data = gzip.decompress(base64.b64decode(packed[1])).decode()
+    found = json.loads(data, parse_constant=pytest.fail)
+    assert found["details"]["0"]["ratios"]["energy"] == "inf"
 
 
 def test_report_gives_commands_that_find_the_study(filled: Study) -> None:

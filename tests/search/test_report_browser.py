@@ -98,7 +98,9 @@ def test_candidate_is_pinned_by_keyboard_and_by_click(page: Any, study: Study) -
     number = row.get_attribute("data-trial")
     assert f"Trial {number}: tinyadc" in pinned.inner_text()
     assert "certified ADC bits" in pinned.inner_text()
-    assert "network (1):" in pinned.inner_text()
+    assert "network: " in pinned.inner_text()
+    assert "1 crossbar: " not in pinned.inner_text()  # fc1 takes more than one
+    assert "fc1, " in pinned.inner_text()
     assert f"--select {number} --to out/" in pinned.inner_text()
     page.locator("#front-plot .points path").first.click(force=True)
     assert "Trial" in pinned.inner_text()
@@ -128,6 +130,110 @@ def test_candidate_is_pinned_in_three_dimensions(page: Any, study: Study) -> Non
     page.mouse.down()
     page.locator("#pinned").filter(has_text=f"Trial {number}: tinyadc").wait_for()
     page.mouse.up()
+
+
+def numbers(page: Any) -> list[str]:
+    """Trials of the front's table from top to bottom."""
+    rows = page.locator("#members tbody tr").all()
+    return [row.get_attribute("data-trial") for row in rows]
+
+
+def test_table_is_sorted_by_keyboard_and_by_click(page: Any, study: Study) -> None:
+    opened(page, study)
+    accurate = numbers(page)
+    head = page.locator("#members th").filter(has_text="Chip area")
+    head.locator("button").focus()
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "ascending"
+    areas = {t.number: found["area"] for t, found in study.ranked_front()}
+    assert numbers(page) == [str(n) for n in sorted(areas, key=lambda n: areas[n])]
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert numbers(page)[0] == str(max(areas, key=lambda n: areas[n]))
+    accuracy = page.locator("#members th").filter(has_text="Accuracy")
+    assert accuracy.get_attribute("aria-sort") is None
+    accuracy.locator("button").click()
+    assert numbers(page) == accurate
+
+
+def test_candidate_off_the_front_is_looked_at_by_number(page: Any, study: Study) -> None:
+    opened(page, study)
+    off = {t.number for t in study.measured()} - {t.number for t in study.front()}
+    number = min(off)
+    page.locator("#look").fill(str(number))
+    page.keyboard.press("Enter")
+    assert f"Trial {number}: tinyadc" in page.locator("#pinned").inner_text()
+    page.locator("#look").fill("999")
+    page.keyboard.press("Enter")
+    assert f"Trial {number}: tinyadc" in page.locator("#pinned").inner_text()
+    why = page.locator("#look").evaluate("(input) => input.validationMessage")
+    assert why == "Trial 999 has no measurement."
+
+
+def test_stairs_join_the_members_that_are_best_in_both_axes(page: Any, study: Study) -> None:
+    opened(page, study)
+    for x, y in (("area", "accuracy"), ("accuracy", "power"), ("area", "power")):
+        page.select_option("#axis-x", x)
+        page.select_option("#axis-y", y)
+        front = page.evaluate("""() => document.getElementById("front-plot").data
+            .filter(({mode, name}) => mode === "lines" || name === "front")
+            .map(({x, y}) => x.map((value, index) => [value, y[index]]))""")
+        stairs, members = (sorted(map(tuple, points)) for points in front)
+        signs = [-1 if name == "accuracy" else 1 for name in (x, y)]
+        points = [dict(zip("xy", (signs[0] * a, signs[1] * b), strict=True)) for a, b in members]
+        best = [members[index] for index in minimal(points)]
+        assert stairs == sorted(set(best))
+
+
+def minimal(points: list[dict[str, float]]) -> list[int]:
+    """Indices of the points than which none is lower in x and in y; of equal ones, the first."""
+
+    def beats(one: dict[str, float], other: dict[str, float]) -> bool:
+        return one["x"] <= other["x"] and one["y"] <= other["y"] and one != other
+
+    kept = [i for i, p in enumerate(points) if not any(beats(other, p) for other in points)]
+    return [i for i in kept if points[i] not in points[:i]]
+
+
+def test_view_of_a_figure_is_chosen_in_a_list(page: Any, study: Study) -> None:
+    complaints = opened(page, study)
+    scroll_through(page)
+    panel = page.locator(".panel").filter(has_text="Times less than the dense network")
+    assert panel.locator(".ytitle").text_content() == "times less chip power than dense"
+    panel.locator("select").select_option(label="chip area")
+    assert panel.locator(".ytitle").text_content() == "times less chip area than dense"
+    assert complaints == []
+
+
+def test_print_shows_every_figure_in_light_colours(page: Any, study: Study) -> None:
+    page.emulate_media(color_scheme="dark")
+    complaints = opened(page, study)
+    page.evaluate("""() => addEventListener("beforeprint", () => {
+        const figures = [...document.querySelectorAll(".figure")];
+        window.printed = figures.map((figure) => [
+            Boolean(figure.querySelector(".main-svg")),
+            figure.getBoundingClientRect().width,
+            figure.querySelector(".main-svg").style.background,
+        ]);
+    })""")
+    assert page.pdf().startswith(b"%PDF")
+    printed = page.evaluate("window.printed")
+    assert len(printed) == page.locator(".figure").count()
+    for is_drawn, _, background in printed:
+        assert is_drawn
+        assert background == "rgb(255, 255, 255)"
+    drawn = page.locator("#front-plot .main-svg").first.get_attribute("style")
+    assert "rgb(20, 23, 26)" in drawn  # the screen is dark again
+    assert complaints == []
+
+
+def test_report_of_a_study_without_results_opens(page: Any, tmp_path: Path) -> None:
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(write_report(new_study(tmp_path / "empty", dense=False)).as_uri())
+    page.wait_for_selector("html[data-ready=yes]")
+    assert page.locator(".figure").count() == 0
+    assert complaints == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
