@@ -7,6 +7,7 @@
   const NARROW = 640;
   const LONG = 24;  // Letters that a cell of a table does not break.
   const settings = { responsive: true, displaylogo: false };
+  const camera = { eye: { x: 1.5, y: 1.5, z: 1 }, center: { x: 0, y: 0, z: -0.2 } };  // All labels in sight.
   const drawn = new Set();
   let report, kinds, pinned;
 
@@ -34,6 +35,10 @@
       xaxis: axis(layout.xaxis, 3), yaxis: axis(layout.yaxis, 4),
       hoverlabel: { align: "left" }, margin: { t: 30, ...layout.margin },
     };
+    if (layout.scene) {
+      const axes = ["xaxis", "yaxis", "zaxis"].map((name) => [name, axis(layout.scene[name], 3)]);
+      own.scene = { ...layout.scene, ...Object.fromEntries(axes) };
+    }
     if (printing() || innerWidth < NARROW) {
       own.margin = { l: 50, r: 10, b: 60, ...own.margin };
       const orientation = wide && !printing() ? "v" : "h";
@@ -133,7 +138,7 @@
     }
     const axis = (name) => ({ title: { text: axisOf(name).label }, type: type(name) });
     const layout = three
-      ? { scene: { xaxis: axis(names[0]), yaxis: axis(names[1]), zaxis: axis(names[2]) }, height: 640 }
+      ? { scene: { xaxis: axis(names[0]), yaxis: axis(names[1]), zaxis: axis(names[2]), camera }, height: 640 }
       : { xaxis: axis(x), yaxis: axis(y), height: 520 };
     layout.uirevision = [three, ...names].join();
     const place = $("front-plot");
@@ -141,7 +146,8 @@
     place.removeAllListeners("plotly_click");
     place.on("plotly_click", ({ points }) => {
       const point = points.find(({ customdata }) => customdata !== undefined);
-      if (point) pin(point.customdata);
+      // A scene clicks again when it is drawn anew under a pressed mouse.
+      if (point && point.customdata !== pinned) pin(point.customdata);
     });
   }
 
