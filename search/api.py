@@ -287,7 +287,7 @@ def export(
     """
     from search.exchange import Exchange
     from search.report import ratios
-    from search.study import values
+    from search.trials import values
     from trainers.data import load_dataset
     from trainers.export import check_target, export_folder
 

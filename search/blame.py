@@ -5,7 +5,8 @@ from collections import Counter
 from search.evaluate import FAILED
 from search.objectives import parse_bound
 from search.repeats import repeat_by
-from search.study import Study, status
+from search.study import Study
+from search.trials import status
 
 __all__ = ["why_empty"]
 

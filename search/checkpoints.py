@@ -4,7 +4,8 @@ import shutil
 
 from search.endings import Endings
 from search.exchange import Exchange
-from search.study import MEASURED, Study, root_of, status
+from search.study import Study
+from search.trials import MEASURED, root_of, status
 
 __all__ = ["Checkpoints"]
 

@@ -193,7 +193,8 @@ def _nearest(storage: Path) -> Path:
 
 
 def _study(storage: Path, name: str) -> str:
-    from search.study import Study, candidate_of
+    from search.study import Study
+    from search.trials import candidate_of
 
     try:
         study = Study.open(StudyFolder(storage, name))

@@ -16,7 +16,8 @@ from search.importance import Importances, importances, sensitivities
 from search.objectives import COSTS
 from search.palette import COLOURS, SERIES
 from search.panels import Panel, View
-from search.study import MEASURED, Study, status
+from search.study import Study
+from search.trials import MEASURED, status
 from search.units import AXES, counted, display_name
 
 __all__ = ["search_panels", "volumes"]

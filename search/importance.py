@@ -9,7 +9,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.objectives import ACCURACIES
-from search.study import Study, status, values
+from search.study import Study
+from search.trials import status, values
 from trainers.progress import track
 
 __all__ = ["Importances", "importances", "sensitivities"]

@@ -20,7 +20,8 @@ from search.hardware_figures import hardware_panels, stored_layers
 from search.page_candidates import candidates_data, export_command, front_table
 from search.palette import COLOURS, SERIES
 from search.panels import Panel
-from search.study import MEASURED, Study, status
+from search.study import Study
+from search.trials import MEASURED, status
 
 __all__ = ["write_report"]
 

@@ -14,7 +14,8 @@ from hwmodel.errors import OutOfRangeError
 from hwmodel.layers import AnyLayer, split_layers
 from search.objectives import ACCURACIES, COSTS
 from search.report import over_seeds, ratios
-from search.study import Study, candidate_of, status, values
+from search.study import Study
+from search.trials import candidate_of, status, values
 from search.units import AXES, counted, display_name, display_number
 from spaces import Candidate
 from trainers.progress import track

@@ -13,8 +13,9 @@ from hwmodel.errors import ConfigError, StudyError
 from search.evaluate import FAILED
 from search.objectives import ACCURACIES, COSTS, direction
 from search.rescore import Rescored
-from search.study import Study, status, values
+from search.study import Study
 from search.tracking import mirrored_runs
+from search.trials import status, values
 from search.units import display_number
 
 __all__ = ["draw_front", "over_seeds", "pareto_json", "ratios", "write_pictures", "write_tables"]

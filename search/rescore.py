@@ -11,7 +11,8 @@ from search.evaluate import Evaluation
 from search.front import hypervolume, nondominated
 from search.objectives import COSTS, cost_values
 from search.repeats import REPEATED, spreads
-from search.study import Study, status
+from search.study import Study
+from search.trials import status
 from trainers.progress import track
 
 __all__ = ["Rescored", "rescore"]

@@ -27,8 +27,9 @@ from search.page import write_report
 from search.ray_session import check_cluster, prepare_ray, start_ray
 from search.report import write_pictures, write_tables
 from search.storage import disk_errors
-from search.study import Study, seconds_of
+from search.study import Study
 from search.tracking import MlflowMirror
+from search.trials import seconds_of
 from search.warm_start import warm_starts
 from spaces.joint import JointSpace
 

@@ -19,15 +19,10 @@ processes may drive one study: each trial belongs to one of them (`search.driver
 is taken under a lock.
 """
 
-import bisect
 import math
-import threading
 import zlib
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +33,28 @@ from hwmodel.errors import ConfigError, OutOfRangeError, StudyError
 from hwmodel.records import differences, listed, merge_tables
 from search.config import StudyConfig, read_config
 from search.drivers import Driver, exclusive, has_company, is_alive
-from search.endings import Endings
 from search.evaluate import COMPLETE, FAILED, Evaluation
 from search.folder import StudyFolder, study_names
-from search.front import hypervolume, nondominated
+from search.front import hypervolume
+from search.ledger import Ledger
 from search.objectives import ACCURACIES, direction
 from search.refusals import Refusals
-from search.repeats import REPEATED, Repeat, Spread, repeat_by, spreads
+from search.repeats import REPEATED, Repeat, Spread, repeat_by
 from search.rungs import goes_on
 from search.samplers import make_sampler
 from search.storage import load_study, make_storage
+from search.trials import (
+    INFEASIBLE,
+    INTERRUPTED,
+    MEASURED,
+    PROJECTED,
+    PRUNED,
+    RUNG,
+    candidate_of,
+    root_of,
+    rungs_of,
+    status,
+)
 from spaces.candidate import Candidate
 from spaces.space import Space
 
@@ -55,11 +62,6 @@ __all__ = [
     "FORMAT",
     "Proposal",
     "Study",
-    "candidate_of",
-    "is_feasible",
-    "root_of",
-    "status",
-    "values",
 ]
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -67,13 +69,6 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 FORMAT = 1
 _HEADER = "crossfront"
 _DENSE = "dense"
-_RUNG = "rung."
-_INFEASIBLE = "infeasible"
-_INTERRUPTED = "interrupted"
-_PRUNED = "pruned"
-_PROJECTED = "projected"
-MEASURED = (COMPLETE, _PRUNED, _PROJECTED)
-"""Outcomes of trials that have values."""
 _SPACE = "space"
 _PROPOSALS_PER_SUGGESTION = 500
 MATES = 250
@@ -131,7 +126,7 @@ class Study:
         self._dense: Evaluation | None = None
         self._driver: Driver | None = None
         self._open: dict[int, _Open] = {}
-        self._ledger = _Ledger(
+        self._ledger = Ledger(
             config.study.objectives,
             lambda found: self._violations(found, self._dense_values()),
         )
@@ -310,7 +305,7 @@ class Study:
     def counts(self) -> dict[str, int]:
         """Trials by what came of them, with the names of `crossfront pareto --json`."""
         self._read()
-        names = (COMPLETE, _PRUNED, FAILED, _INFEASIBLE, _PROJECTED)
+        names = (COMPLETE, PRUNED, FAILED, INFEASIBLE, PROJECTED)
         return {name: self._ledger.counts[name] for name in names}
 
     @property
@@ -380,7 +375,7 @@ class Study:
     def resumable(self) -> list[FrozenTrial]:
         """Trials whose files a trial goes on with: under way, queued, or to be repeated again."""
         due = set(self._due())
-        lost = [t for t in self.trials() if status(t) == _INTERRUPTED] if due else []
+        lost = [t for t in self.trials() if status(t) == INTERRUPTED] if due else []
         return [*self.unended(), *(trial for trial in lost if repeat_by(trial) in due)]
 
     # What the driver does.
@@ -464,7 +459,7 @@ class Study:
             seed = attributes.get("seed", _trial_seed(self.config.study.seed, trial.number))
             candidate = space.suggest(trial, seed)
             trial.set_user_attr("candidate", candidate.to_json())
-            rungs = _rungs_of(attributes)
+            rungs = rungs_of(attributes)
             if rungs > attributes.get("gone_on", 0):  # its driver left before it was judged
                 self._open[trial.number] = _opened(trial, candidate, rungs - 1)
                 self._settle(trial.number)
@@ -491,7 +486,7 @@ class Study:
     ) -> None:
         """Ends a candidate that is not trained."""
         trial.set_user_attr("reason", reason)
-        self._end(trial, TrialState.PRUNED, _INFEASIBLE)
+        self._end(trial, TrialState.PRUNED, INFEASIBLE)
         if refusals.news is not None:
             say(refusals.news)
 
@@ -552,7 +547,7 @@ class Study:
             "values": dict(evaluation.values),
             "seconds": dict(evaluation.seconds),
         }
-        found.trial.set_user_attr(f"{_RUNG}{found.rung}", row)
+        found.trial.set_user_attr(f"{RUNG}{found.rung}", row)
         self._settle(number)
 
     def give_back(self, number: int, reason: str) -> None:
@@ -585,7 +580,7 @@ class Study:
         if further is None and not hurry:
             found.waiting = True
         elif further is False:
-            self._close(number, _PRUNED if rungs[found.rung] > 0 else _PROJECTED)
+            self._close(number, PRUNED if rungs[found.rung] > 0 else PROJECTED)
         else:
             found.trial.set_user_attr("gone_on", found.rung + 1)
             found.rung, found.waiting, found.ready = found.rung + 1, False, True
@@ -706,7 +701,7 @@ class Study:
             )
             trial = next(t for t in reversed(self.trials()) if repeat_by(t) == due[0])
         handle = optuna.Trial(self._handle, trial._trial_id)
-        rung = _rungs_of(member.user_attrs) - 1
+        rung = rungs_of(member.user_attrs) - 1
         self._open[trial.number] = _opened(handle, candidate, rung)
         return self._proposal(trial.number)
 
@@ -735,7 +730,7 @@ class Study:
         known = orphan.user_attrs
         repeat, last = repeat_by(orphan) is not None, len(self.config.rungs) - 1
         scan = known.get("scan", False)
-        measured = _rungs_of(known) > 0 if repeat or scan else f"{_RUNG}{last}" in known
+        measured = rungs_of(known) > 0 if repeat or scan else f"{RUNG}{last}" in known
         if measured:  # but not yet told
             handle = optuna.Trial(self._handle, orphan._trial_id)
             self._open[orphan.number] = _opened(handle, candidate_of(orphan), 0 if scan else last)
@@ -748,7 +743,7 @@ class Study:
             optuna.Trial(self._handle, orphan._trial_id).set_user_attr("tries", tries)
         # Queued before it is ended, so that no crash in between can lose it.
         if not repeat and orphan.number not in queued:  # the front asks for repeats by itself
-            kept = {k: v for k, v in known.items() if k.startswith(_RUNG)}
+            kept = {k: v for k, v in known.items() if k.startswith(RUNG)}
             kept |= {
                 k: known[k]
                 for k in ("seed", "scan", "uniform", "evaluation", "tries", "gone_on")
@@ -782,176 +777,6 @@ class Study:
         return self.dense.values
 
 
-class _Ledger:
-    """What the ended trials amount to, read once each.
-
-    Args:
-        objectives: of the study.
-        violations: by how much measured values break each bound.
-    """
-
-    def __init__(
-        self,
-        objectives: Sequence[str],
-        violations: Callable[[Mapping[str, float]], Mapping[str, float]],
-    ) -> None:
-        self.counts: Counter[str] = Counter()
-        self.front: list[FrozenTrial] = []
-        self.epochs = 0
-        self.running = 0
-        """Trials under way that may come to count against the budget."""
-        self.repeats: dict[int, list[FrozenTrial]] = {}
-        """Repeats that have ended, by the number of their member."""
-        self.repeating: set[Repeat] = set()
-        """Repeats under way."""
-        self.rungs: defaultdict[int, dict[int, Mapping[str, float]]] = defaultdict(dict)
-        """What candidates measured on each rung, by their numbers, as they arrived there."""
-        self.gone_on: dict[int, int] = {}
-        """How many rungs those have left behind that went on from one, by number."""
-        self._objectives = objectives
-        self._violations = violations
-        self._ends: list[tuple[datetime, float]] = []
-        """When each trial ended that counts against the budget, and the hypervolume with it."""
-        self._endings = Endings()
-        self._lock = threading.Lock()  # a driver samples in a thread of its own
-
-    def read(self, look: Callable[[], list[FrozenTrial]]) -> list[FrozenTrial]:
-        """Takes in what has ended since the last call; returns all trials.
-
-        Args:
-            look: gives them; called here, so that no thread reads an older state than another has.
-        """
-        with self._lock:
-            trials = look()
-            self._take_in(trials)
-            return trials
-
-    def _take_in(self, trials: Sequence[FrozenTrial]) -> None:
-        ended = self._endings.look(trials)
-        self.running, self.repeating = 0, set()
-        for trial in self.unended:
-            self._note_rungs(trial)
-            repeat = repeat_by(trial)
-            if repeat is not None:
-                self.repeating.add(repeat)
-            elif trial.state == TrialState.RUNNING and not trial.user_attrs.get("scan"):
-                self.running += 1
-        repeated = False
-        for trial in ended:
-            self._note_rungs(trial)
-            repeat = repeat_by(trial)
-            if repeat is None:
-                self._count(trial)
-            elif status(trial) != _INTERRUPTED:
-                self.repeats.setdefault(repeat.member, []).append(trial)
-                repeated = True
-        if repeated:  # whom a member hid may be on the front, now that it is worth less
-            self.front = self._undominated([trial for trial in trials if self._counts(trial)])
-
-    @property
-    def volumes(self) -> list[float]:
-        """The hypervolume after each trial that counts against the budget, in their order."""
-        return list(accumulate((volume for _, volume in self._ends), max))
-
-    @property
-    def spent(self) -> int:
-        """Trials that count against the budget."""
-        return self.counts[COMPLETE] + self.counts[_PRUNED] + self.counts[FAILED]
-
-    def members(self) -> list[FrozenTrial]:
-        """The front, oldest first."""
-        return sorted(self.front, key=lambda trial: trial.number)
-
-    def front_means(self) -> list[dict[str, float]]:
-        """What each member of the front stands for, oldest first."""
-        return [self.means(trial) for trial in self.members()]
-
-    @property
-    def unended(self) -> list[FrozenTrial]:
-        """Trials that are queued or under way, oldest first."""
-        return self._endings.unended
-
-    def waiting(self) -> list[FrozenTrial]:
-        """Queued trials, the next first."""
-        return [trial for trial in self.unended if trial.state == TrialState.WAITING]
-
-    def _note_rungs(self, trial: FrozenTrial) -> None:
-        """Takes in what a trial has measured so far; an interrupted one's retry has it."""
-        if trial.user_attrs.get("scan") or repeat_by(trial) is not None:
-            return
-        if status(trial) == _INTERRUPTED:
-            self.gone_on.pop(trial.number, None)
-            for rows in self.rungs.values():
-                rows.pop(trial.number, None)
-            return
-        for key, row in trial.user_attrs.items():
-            if key.startswith(_RUNG):
-                self.rungs[int(key.removeprefix(_RUNG))][trial.number] = row["values"]
-        if "gone_on" in trial.user_attrs:
-            self.gone_on[trial.number] = trial.user_attrs["gone_on"]
-
-    def _count(self, trial: FrozenTrial) -> None:
-        outcome = status(trial)
-        self.counts[outcome] += 1
-        if outcome != _INTERRUPTED:
-            self.epochs += _epochs_of(trial.user_attrs)
-        if outcome in (COMPLETE, _PRUNED):
-            assert trial.datetime_complete is not None
-            volume = trial.user_attrs.get("hypervolume", 0.0)
-            bisect.insort(self._ends, (trial.datetime_complete, volume))
-        if self._counts(trial):
-            self.front = self._undominated([*self.front, trial])
-
-    def _counts(self, trial: FrozenTrial) -> bool:
-        """Whether a trial may be on the front."""
-        if status(trial) not in MEASURED:
-            return False
-        if trial.number not in self.repeats:
-            return is_feasible(trial)
-        return all(violation <= 0 for violation in self._violations(self.means(trial)).values())
-
-    def _undominated(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        points = [self.means(trial) for trial in trials]
-        return [trials[index] for index in nondominated(points, self._objectives)]
-
-    def spreads(self, trial: FrozenTrial) -> dict[str, Spread]:
-        """What a measured trial came to over its seeds, by objective."""
-        repeats = [t for t in self.repeats.get(trial.number, []) if status(t) == REPEATED]
-        return spreads([values(measured) for measured in (trial, *repeats)])
-
-    def means(self, trial: FrozenTrial) -> dict[str, float]:
-        """What a measured trial stands for."""
-        if trial.number not in self.repeats:
-            return values(trial)
-        return {name: spread.mean for name, spread in self.spreads(trial).items()}
-
-
-def status(trial: FrozenTrial) -> str:
-    """What came of a trial: a status of this module, or `running` or `waiting`."""
-    if not trial.state.is_finished():
-        return trial.state.name.lower()
-    found: str = trial.user_attrs.get("status", _INTERRUPTED)
-    return found
-
-
-def is_feasible(trial: FrozenTrial) -> bool:
-    """Whether a trial keeps every hard bound, by its measured values."""
-    return all(violation <= 0 for violation in trial.constraints.values())
-
-
-def values(trial: FrozenTrial) -> dict[str, float]:
-    """Everything that a complete trial measured, by objective."""
-    return dict(_recorded(trial, "evaluation")["values"])
-
-
-def seconds_of(trial: FrozenTrial) -> dict[str, float]:
-    """Time that workers spent on a trial, all rungs together: `train` and `total`."""
-    if status(trial) == _INTERRUPTED:  # its retry has what it measured
-        return {}
-    spent = [row.get("seconds", {}) for row in _rows_of(trial.user_attrs)]
-    return {name: sum(row.get(name, 0.0) for row in spent) for name in ("train", "total")}
-
-
 def _opened(trial: optuna.Trial, candidate: Candidate, rung: int) -> _Open:
     """A trial that is this driver's from now on, on a rung."""
     attributes = trial.user_attrs
@@ -963,47 +788,6 @@ def _opened(trial: optuna.Trial, candidate: Candidate, rung: int) -> _Open:
         scan=attributes.get("scan", False),
         repeat="repeat_of" in attributes,
     )
-
-
-def _epochs_of(attributes: Mapping[str, Any]) -> int:
-    """How long a trial has trained; a failed evaluation says nothing of the rungs before it."""
-    known = [*_rows_of(attributes), attributes.get("evaluation", {})]
-    return max(int(row.get("epochs", 0)) for row in known)
-
-
-def _rungs_of(attributes: Mapping[str, Any]) -> int:
-    """On how many rungs a trial was measured, by its user attributes."""
-    return len(_rows_of(attributes))
-
-
-def _rows_of(attributes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What a trial measured on each of its rungs."""
-    return [row for key, row in attributes.items() if key.startswith(_RUNG)]
-
-
-def root_of(trial: FrozenTrial) -> int:
-    """The trial whose files a trial goes on with: itself, or what it is the retry of."""
-    return int(trial.user_attrs.get("root", trial.number))
-
-
-def candidate_of(trial: FrozenTrial) -> Candidate:
-    """The candidate of a trial."""
-    return Candidate.from_json(_recorded(trial, "candidate"))
-
-
-def _recorded(trial: FrozenTrial, name: str) -> Any:
-    """What the study recorded of a trial that was measured.
-
-    Raises:
-        StudyError: it did not.
-    """
-    try:
-        return trial.user_attrs[name]
-    except KeyError:
-        raise StudyError(
-            f"trial {trial.number} has no {name}: records of the study are missing",
-            "take the journal from a copy, or search anew under another name",
-        ) from None
 
 
 def _not_finite(found: Mapping[str, float]) -> str | None:

@@ -41,7 +41,8 @@ from search.endings import Endings
 from search.evaluate import Problem
 from search.front import scaled
 from search.objectives import COSTS
-from search.study import Study, candidate_of, is_feasible, status, values
+from search.study import Study
+from search.trials import candidate_of, is_feasible, status, values
 from spaces.candidate import Candidate, LayerSetting
 from spaces.space import Drawn, Space
 from spaces.strength import KINDS, log_strengths

@@ -32,7 +32,8 @@ from search.mlflow_store import DataSplit, MlflowStore, TrialRun, is_refusal, re
 from search.note import study_note
 from search.objectives import ACCURACIES, COSTS
 from search.repeats import REPEATED, repeat_by
-from search.study import MEASURED, Study, candidate_of, status
+from search.study import Study
+from search.trials import MEASURED, candidate_of, status
 from search.urls import shown
 from spaces.candidate import Candidate
 from trainers.data import Dataset, ImageSource

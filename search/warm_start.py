@@ -6,7 +6,8 @@ from hwmodel.errors import StudyError
 from hwmodel.records import differences, listed
 from search.config import StudyConfig
 from search.folder import StudyFolder
-from search.study import Study, candidate_of
+from search.study import Study
+from search.trials import candidate_of
 from spaces.space import Space
 
 __all__ = ["WarmStart", "warm_starts"]

@@ -22,7 +22,8 @@ from search.repeats import REPEATED, repeat_by
 from search.report import over_seeds, ratios
 from search.rescore import Rescored
 from search.run import Outcome
-from search.study import MEASURED, Study, candidate_of, status, values
+from search.study import Study
+from search.trials import MEASURED, candidate_of, status, values
 from search.units import display_name, display_number, display_value
 
 __all__ = [

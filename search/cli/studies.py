@@ -191,8 +191,8 @@ def export(
     from search.api import export as export_member
     from search.api import open_study
     from search.cli.progress import progress_bars
-    from search.study import values
     from search.tracking import register_member
+    from search.trials import values
 
     if register is not None:
         need("tracking", "--register")

@@ -21,7 +21,8 @@ import torch
 from search.evaluate import Problem, evaluate, load_problem
 from search.folder import StudyFolder
 from search.report import ratios
-from search.study import Study, values
+from search.study import Study
+from search.trials import values
 from spaces.candidate import Candidate, LayerSetting
 from trainers.checkpoint import load_checkpoint
 from trainers.integer import integer_layers

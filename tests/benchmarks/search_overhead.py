@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from search.study import seconds_of
+from search.trials import seconds_of
 from tests.e2e.faults import Driver, open_study
 
 RESULT = Path(__file__).parent / "results" / "search_overhead.json"

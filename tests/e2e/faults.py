@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from search.folder import StudyFolder
-from search.study import Study, status
+from search.study import Study
+from search.trials import status
 
 __all__ = [
     "HUNGRY",

@@ -11,7 +11,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from search.study import Study, status
+from search.study import Study
+from search.trials import status
 from tests.e2e.faults import (
     HUNGRY,
     SLEEPY,

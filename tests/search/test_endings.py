@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from search.endings import Endings
-from search.study import status
+from search.trials import status
 from tests.search.fakes import DENSE_VALUES, Ladder, done, new_study, price, try_one
 
 

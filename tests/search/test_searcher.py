@@ -11,7 +11,8 @@ from ray.tune.search import Searcher
 
 from hwmodel.errors import StorageError
 from search.searcher import ForgetEnded, StudySearcher
-from search.study import Study, status
+from search.study import Study
+from search.trials import status
 from spaces import Candidate
 from tests.search.fakes import DENSE_VALUES, Ladder, done, failed, new_study, price
 

@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 
 from hwmodel.errors import StudyError
 from search.folder import StudyFolder, study_names
-from search.study import Study, candidate_of, status
+from search.study import Study
+from search.trials import candidate_of, status
 from search.urls import shown
 from tests.search.fakes import (
     DENSE_VALUES,

@@ -10,7 +10,8 @@ from hwmodel.crossbar import CrossbarSpec
 from hwmodel.errors import ConfigError, OutOfRangeError, StudyError
 from search.evaluate import Evaluation
 from search.folder import StudyFolder
-from search.study import FORMAT, Study, candidate_of, is_feasible, status, values
+from search.study import FORMAT, Study
+from search.trials import candidate_of, is_feasible, status, values
 from spaces import Candidate, JointSpace, SpaceConfig
 from tests.search.fakes import (
     DENSE_VALUES,
