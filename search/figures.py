@@ -17,7 +17,7 @@ from search.objectives import COSTS
 from search.palette import COLOURS, SERIES
 from search.panels import Panel, View
 from search.study import Study
-from search.trials import MEASURED, status
+from search.trials import MEASURED, RUNG, status
 from search.units import AXES, counted, display_name
 
 __all__ = ["search_panels", "volumes"]
@@ -96,7 +96,7 @@ def _rung_panel(study: Study) -> Panel | None:
     rungs = study.config.rungs
     fates: list[Counter[str]] = [Counter() for _ in rungs]
     for trial in study.ended():
-        done = sum(key.startswith("rung.") for key in trial.user_attrs)
+        done = sum(key.startswith(RUNG) for key in trial.user_attrs)
         if trial.user_attrs.get("scan") or status(trial) not in MEASURED or not done:
             continue
         for index in range(min(done, len(rungs))):

@@ -10,10 +10,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.objectives import ACCURACIES
 from search.study import Study
-from search.trials import status, values
+from search.trials import INTERRUPTED, PROJECTED, RUNG, status, values
 from trainers.progress import track
 
 __all__ = ["Importances", "importances", "sensitivities"]
+
+_FIRST = f"{RUNG}0"
 
 _LEAST_TRIALS = 10
 _TRUSTED_TRIALS = 200
@@ -44,11 +46,11 @@ def importances(study: Study) -> Importances | None:
     Source: PED-ANOVA (Watanabe et al., IJCAI 2023) as Optuna has it.
     """
     rows = [
-        (trial, trial.user_attrs["rung.0"]["values"])
+        (trial, trial.user_attrs[_FIRST]["values"])
         for trial in study.trials()
-        if "rung.0" in trial.user_attrs
+        if _FIRST in trial.user_attrs
         and not trial.user_attrs.get("scan")
-        and status(trial) != "interrupted"
+        and status(trial) != INTERRUPTED
     ]
     if len(rows) < _LEAST_TRIALS:
         return None
@@ -82,7 +84,7 @@ def sensitivities(study: Study) -> dict[str, dict[Any, float]]:
     scanned = [
         trial
         for trial in study.ended()
-        if trial.user_attrs.get("scan") and status(trial) == "projected"
+        if trial.user_attrs.get("scan") and status(trial) == PROJECTED
     ]
     choices = study.choices
     found: dict[str, dict[Any, float]] = {}

@@ -42,7 +42,7 @@ from search.evaluate import Problem
 from search.front import scaled
 from search.objectives import COSTS
 from search.study import Study
-from search.trials import candidate_of, is_feasible, status, values
+from search.trials import INTERRUPTED, PROJECTED, RUNG, candidate_of, is_feasible, status, values
 from spaces.candidate import Candidate, LayerSetting
 from spaces.space import Drawn, Space
 from spaces.strength import KINDS, log_strengths
@@ -275,9 +275,9 @@ class SurrogateSampler:
 
     def _take_in(self, trial: FrozenTrial, found: "_Measurements") -> None:
         """What a trial measured on its rungs; nothing if it is of the scan or was interrupted."""
-        if trial.user_attrs.get("scan") or status(trial) == "interrupted":
+        if trial.user_attrs.get("scan") or status(trial) == INTERRUPTED:
             return
-        rungs = [trial.user_attrs.get(f"rung.{r}") for r in range(len(self.study.config.rungs))]
+        rungs = [trial.user_attrs.get(f"{RUNG}{r}") for r in range(len(self.study.config.rungs))]
         measured = [row for row in rungs if row is not None]
         if not measured:
             return
@@ -299,7 +299,7 @@ class SurrogateSampler:
 
     def _scanned(self, trial: FrozenTrial) -> list[_Row]:
         """What a candidate of the scan measured, if it did and keeps all bounds."""
-        if status(trial) != "projected" or not is_feasible(trial):
+        if status(trial) != PROJECTED or not is_feasible(trial):
             return []
         log_error = _log_error(values(trial)["accuracy"])
         return [_Row(candidate=candidate_of(trial), epochs=0, log_error=log_error, projected=None)]

@@ -23,7 +23,7 @@ from search.report import over_seeds, ratios
 from search.rescore import Rescored
 from search.run import Outcome
 from search.study import Study
-from search.trials import MEASURED, candidate_of, status, values
+from search.trials import MEASURED, PROJECTED, PRUNED, candidate_of, status, values
 from search.units import display_name, display_number, display_value
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
 
 _WITHIN = 0.01
 _RATIOS = "times less than the trained dense network, with the ADCs that it is certified for"
-_WORDS = {"pruned": "stopped early"}
+_WORDS = {PRUNED: "stopped early"}
 """Outcomes of trials whose names in records mean something else to people who prune networks."""
 _SHOWN = ("accuracy", "robust_accuracy", "adc_area", "adc_power", "area", "power")
 _NARROW, _SHOWN_NARROW = 80, ("accuracy", "adc_area", "area", "power")
@@ -313,7 +313,7 @@ def _scanned(study: Study) -> tuple[int, int]:
     """How many candidates of the scan are measured, and how many are still to be."""
     scan = [trial for trial in study.trials() if trial.user_attrs.get("scan")]
     left = sum(not trial.state.is_finished() for trial in scan)
-    return sum(status(trial) == "projected" for trial in scan), left
+    return sum(status(trial) == PROJECTED for trial in scan), left
 
 
 def _trial_line(study: Study, trial: Any) -> str:
