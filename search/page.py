@@ -69,9 +69,22 @@ def _page(study: Study) -> str:
         environment=_environment(study),
         style=assets.joinpath("report.css").read_text(encoding="utf-8"),
         script=assets.joinpath("report.js").read_text(encoding="utf-8"),
-        plotly=_packed(plotly.offline.get_plotlyjs()),
+        plotly=_packed(_read_at_once(plotly.offline.get_plotlyjs())),
         data=_packed(json.dumps(data, separators=(",", ":"))),
     )
+
+
+def _read_at_once(library: str) -> str:
+    """Plotly's script with brackets around the function that holds all of it.
+
+    A browser puts off reading a function that is not in brackets, and then reads these 5 MB twice:
+    1.9 instead of 1.5 s until they have run (medians of 7 in Chromium 150 on a busy machine).
+    """
+    head, opened, rest = library.partition(": this, () => {\n")
+    body, closed, tail = rest.rpartition("}));")
+    if not opened or not closed or tail.strip():
+        return library
+    return f"{head}: this, (() => {{\n{body}}})));{tail}"
 
 
 def _packed(text: str) -> str:
@@ -88,9 +101,10 @@ def _panel(panel: Panel, index: int) -> str:
     )
     chooser = f'<label class="controls">show <select class="view">{options}</select></label>'
     width = f' style="min-width:{panel.least_width}px"' if panel.least_width else ""
+    reached = ' tabindex="0"' if panel.least_width else ""  # a keyboard scrolls what is in focus
     return (
         f'<section class="panel"><h3>{title}</h3>{caption}{chooser if panel.views else ""}'
-        f'<div class="scroll" role="group" aria-label="{title}">'
+        f'<div class="scroll" role="group" aria-label="{title}"{reached}>'
         f'<div class="figure" data-panel="{index}" role="img" aria-label="{title}"{width}></div>'
         "</div></section>"
     )

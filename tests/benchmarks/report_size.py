@@ -47,8 +47,8 @@ def main() -> None:
             planned = proposal.candidate.planned(problem.shapes)
             bits = {layer.shape.name: max(layer.adc_bits_per_slice) for layer in planned}
             stored = [layer.to_json() for layer in planned]
-            found = replace(pretend(problem, proposal.candidate), adc_bits=bits, layers=stored)
-            study.finish(proposal.number, found)
+            found = pretend(problem, proposal.candidate, config.rungs[proposal.rung])
+            study.finish(proposal.number, replace(found, adc_bits=bits, layers=stored))
         started = time.perf_counter()
         path = write_report(study)
         written = time.perf_counter() - started

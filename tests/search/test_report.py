@@ -7,10 +7,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import plotly.offline
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from search import page as report_page
 from search.objectives import COSTS, OBJECTIVES
 from search.page import write_report
 from search.report import pareto_json, ratios, write_pictures, write_tables
@@ -244,6 +246,20 @@ def test_cost_of_nothing_is_written_so_that_a_browser_can_read_it(tmp_path: Path
     data = gzip.decompress(base64.b64decode(packed[1])).decode()
     found = json.loads(data, parse_constant=pytest.fail)
     assert found["details"]["0"]["ratios"]["energy"] == "inf"
+
+
+def test_plotly_s_script_is_read_at_once_as_far_as_it_is_known() -> None:
+    known = (
+        "(function(r, f) {f()} (r ? self : this, () => {\nlet a = f(() => {}));\nreturn a;\n}));\n"
+    )
+    assert (
+        report_page._read_at_once(known)
+        == known.replace("this, () =>", "this, (() =>")[:-4] + ")));\n"
+    )
+    for other in ("let a;", known + "more();", known.replace(": this", "")):
+        assert report_page._read_at_once(other) == other
+    own = plotly.offline.get_plotlyjs()
+    assert len(report_page._read_at_once(own)) == len(own) + 2
 
 
 def test_report_gives_commands_that_find_the_study(filled: Study) -> None:
