@@ -84,17 +84,20 @@ class Ledger:
                 self.repeating.add(repeat)
             elif trial.state == TrialState.RUNNING and not trial.user_attrs.get("scan"):
                 self.running += 1
-        repeated = False
+        repeated, rivals = False, list(self.front)
         for trial in ended:
             self._note_rungs(trial)
             repeat = repeat_by(trial)
             if repeat is None:
                 self._count(trial)
+                rivals += [trial] if self._counts(trial) else []
             elif status(trial) != INTERRUPTED:
                 self.repeats.setdefault(repeat.member, []).append(trial)
                 repeated = True
         if repeated:  # whom a member hid may be on the front, now that it is worth less
-            self.front = self._undominated([trial for trial in trials if self._counts(trial)])
+            rivals = [trial for trial in trials if self._counts(trial)]
+        if repeated or len(rivals) > len(self.front):
+            self.front = self._undominated(rivals)
 
     @property
     def volumes(self) -> list[float]:
@@ -147,8 +150,6 @@ class Ledger:
             assert trial.datetime_complete is not None
             volume = trial.user_attrs.get("hypervolume", 0.0)
             bisect.insort(self._ends, (trial.datetime_complete, volume))
-        if self._counts(trial):
-            self.front = self._undominated([*self.front, trial])
 
     def _counts(self, trial: FrozenTrial) -> bool:
         """Whether a trial may be on the front."""

@@ -23,6 +23,7 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -590,7 +591,8 @@ class Study:
         self._read()
         rung, ledger = self._open[number].rung, self._ledger
         rows = ledger.rungs[rung]
-        mates = [other for other in rows if other != number][-MATES:]
+        newest = islice(reversed(rows), MATES + 1)
+        mates = [other for other in newest if other != number][MATES - 1 :: -1]
         return goes_on(
             rows[number],
             [rows[mate] for mate in mates],

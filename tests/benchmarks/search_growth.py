@@ -7,8 +7,8 @@ Candidates of the demo's LeNet-5 space with exact planned costs and a made-up ac
 with what their layers keep. For each sampler, at some sizes of the study: milliseconds to propose
 and to record a trial (median of the last hundred), resident memory, and seconds to open the study
 anew. `--running` trials (0: none) are open at once in one more study, as with so many workers;
-`--rungs` is a random study whose candidates are projected, trained a little, and in full, until a
-quarter of `--trials` have trained. Writes `results/search_growth.json`.
+`--rungs` is a random study whose candidates are projected, trained a little, and in full, until
+`--trials` have trained. Writes `results/search_growth.json`.
 """
 
 import argparse
