@@ -5,6 +5,7 @@ import shlex
 from search.folder import DEFAULT_STORAGE
 from search.objectives import ACCURACIES, direction
 from search.study import Study
+from search.trials import counted_outcomes
 from search.units import AXES, display_name, display_number
 
 __all__ = ["study_note"]
@@ -25,7 +26,7 @@ def study_note(study: Study, state: str) -> str:
     """
     config = study.config
     aims = ", ".join(f"{direction(o)[:3]} {AXES[o][0].lower()}" for o in config.study.objectives)
-    counts = ", ".join(f"{count} {name}" for name, count in study.counts().items() if count)
+    counts = counted_outcomes(study.counts())
     return "\n\n".join(
         [
             f"**{state}** `tags.pareto = 'true'` in the search box of the runs shows the "

@@ -21,7 +21,7 @@ from search.page_candidates import candidates_data, export_command, front_table
 from search.palette import COLOURS, SERIES
 from search.panels import Panel
 from search.study import Study
-from search.trials import MEASURED, status
+from search.trials import MEASURED, counted_outcomes, status
 
 __all__ = ["write_report"]
 
@@ -48,7 +48,7 @@ def _page(study: Study) -> str:
     hardware, name = study.config.hardware, study.folder.name
     panels = [*hardware_panels(hardware.cost_model(), stored), *search_panels(study)]
     assets = files("search.assets")
-    counts = ", ".join(f"{count} {what}" for what, count in study.counts().items() if count)
+    counts = counted_outcomes(study.counts())
     data = {
         **candidates_data(study, stored),
         "colours": COLOURS,

@@ -34,7 +34,7 @@ def candidates_data(study: Study, stored: Mapping[str, Sequence[AnyLayer]]) -> d
         stored: of `stored_layers`; candidates without layers have no cost tree.
     """
     front = {trial.number for trial in study.front()}
-    trials = [t for t in study.measured() if not t.user_attrs.get("scan")]
+    trials = [t for t in study.measured() if t.number in front or not t.user_attrs.get("scan")]
     names = [name for name in AXES if all(name in values(trial) for trial in trials)]
     columns: dict[str, list[Any]] = {
         "number": [trial.number for trial in trials],

@@ -20,8 +20,10 @@ __all__ = [
     "PRUNED",
     "RUNG",
     "candidate_of",
+    "counted_outcomes",
     "epochs_of",
     "is_feasible",
+    "outcome_word",
     "root_of",
     "rows_of",
     "rungs_of",
@@ -38,6 +40,20 @@ PRUNED = "pruned"
 PROJECTED = "projected"
 MEASURED = (COMPLETE, PRUNED, PROJECTED)
 """Outcomes of trials that have values."""
+
+
+_WORDS = {PRUNED: "stopped early"}
+"""Outcomes whose names in records mean something else to people who prune networks."""
+
+
+def outcome_word(outcome: str) -> str:
+    """What people are told of an outcome."""
+    return _WORDS.get(outcome, outcome)
+
+
+def counted_outcomes(counts: Mapping[str, int]) -> str:
+    """How many trials came to what, in words; empty if none did."""
+    return ", ".join(f"{count} {outcome_word(name)}" for name, count in counts.items() if count)
 
 
 def status(trial: FrozenTrial) -> str:

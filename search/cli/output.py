@@ -23,7 +23,15 @@ from search.report import over_seeds, ratios
 from search.rescore import Rescored
 from search.run import Outcome
 from search.study import Study
-from search.trials import MEASURED, PROJECTED, PRUNED, candidate_of, status, values
+from search.trials import (
+    MEASURED,
+    PROJECTED,
+    candidate_of,
+    counted_outcomes,
+    outcome_word,
+    status,
+    values,
+)
 from search.units import display_name, display_number, display_value
 
 __all__ = [
@@ -35,8 +43,6 @@ __all__ = [
 
 _WITHIN = 0.01
 _RATIOS = "times less than the trained dense network, with the ADCs that it is certified for"
-_WORDS = {PRUNED: "stopped early"}
-"""Outcomes of trials whose names in records mean something else to people who prune networks."""
 _SHOWN = ("accuracy", "robust_accuracy", "adc_area", "adc_power", "area", "power")
 _NARROW, _SHOWN_NARROW = 80, ("accuracy", "adc_area", "area", "power")
 
@@ -110,7 +116,7 @@ class StudyDisplay:
             self._live = None
 
     def _panel(self, study: Study) -> Table:
-        counts = _counted({what: count for what, count in study.counts().items() if count})
+        counts = counted_outcomes(study.counts())
         budget = study.config.study.trials
         elapsed = time.monotonic() - self._started
         ahead = self._measure(study).ahead
@@ -222,7 +228,8 @@ def print_summary(study: Study, outcome: Outcome | None, *, quiet: bool = False)
         settings = f"ADC law {config.law}, policy {config.policy}, preset {config.preset}"
         console.print(settings, markup=False, highlight=False, soft_wrap=True)
     else:
-        empty = f"no trial is on the front ({_counted(study.counts())}): {why_empty(study)}"
+        ended = counted_outcomes(study.counts()) or "none has ended"
+        empty = f"no trial is on the front ({ended}): {why_empty(study)}"
         console.print(empty, markup=False, highlight=False, soft_wrap=True)
     if quiet:
         return
@@ -318,8 +325,9 @@ def _scanned(study: Study) -> tuple[int, int]:
 
 def _trial_line(study: Study, trial: Any) -> str:
     outcome, repeat = status(trial), repeat_by(trial)
-    said = _WORDS.get(outcome, outcome)
-    head = f"[{study.spent}/{study.config.study.trials}] trial {trial.number} {said}"
+    head = (
+        f"[{study.spent}/{study.config.study.trials}] trial {trial.number} {outcome_word(outcome)}"
+    )
     if repeat is not None:
         head += f" (trial {repeat.member} under another seed)"
     if outcome not in (*MEASURED, REPEATED):
@@ -328,11 +336,6 @@ def _trial_line(study: Study, trial: Any) -> str:
     shown = [f"{n} {display_value(n, found[n])}" for n in study.config.study.objectives]
     mark = "; on the front" if trial.number in {t.number for t in study.front()} else ""
     return f"{head}: {', '.join(shown)}{mark}"
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    """How many trials came to what."""
-    return ", ".join(f"{count} {_WORDS.get(what, what)}" for what, count in counts.items())
 
 
 def _size(spec: CrossbarSpec) -> str:

@@ -13,8 +13,10 @@ import pyarrow.parquet
 import pytest
 
 from search import page as report_page
+from search.note import study_note
 from search.objectives import COSTS, OBJECTIVES
 from search.page import write_report
+from search.page_candidates import candidates_data
 from search.report import pareto_json, ratios, write_pictures, write_tables
 from search.study import Study
 from search.units import display_name, display_value
@@ -314,3 +316,22 @@ def test_values_are_shown_in_units_that_people_read(
 ) -> None:
     assert display_value(name, value) == text
     assert display_name(name) == label
+
+
+def test_candidate_of_the_scan_is_drawn_if_it_is_on_the_front(tmp_path: Path) -> None:
+    study = new_study(tmp_path, {"fidelity": {"projection": True, "scan": 2}})
+    study.enqueue([{"x": 10}, {"x": 20}], scan=True)
+    for accuracy in (0.8, 0.7):  # of the same cost
+        try_one(study, done(accuracy, 0.5))
+    drawn = candidates_data(study, {})["trials"]
+    assert (drawn["number"], drawn["kind"]) == ([0], ["front"])
+
+
+def test_early_stops_are_not_called_pruned(tmp_path: Path) -> None:
+    study = new_study(
+        tmp_path, {"fidelity": {"rungs": [1], "reduction": 2}, "train": {"epochs": 4}}
+    )
+    study.judge = lambda number: False
+    try_one(study, replace(done(0.8, 0.5), epochs=1))
+    assert "1 stopped early" in write_report(study).read_text(encoding="utf-8")
+    assert "1 stopped early" in study_note(study, "It is over.")
