@@ -8,7 +8,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from itertools import accumulate
+from itertools import accumulate, islice
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -28,6 +28,8 @@ from search.trials import (
 )
 
 __all__ = ["Ledger"]
+
+Values = Mapping[str, float]
 
 
 class Ledger:
@@ -52,9 +54,9 @@ class Ledger:
         """Repeats that have ended, by the number of their member."""
         self.repeating: set[Repeat] = set()
         """Repeats under way."""
-        self.rungs: defaultdict[int, dict[int, Mapping[str, float]]] = defaultdict(dict)
+        self._rungs: defaultdict[int, dict[int, Values]] = defaultdict(dict)
         """What candidates measured on each rung, by their numbers, as they arrived there."""
-        self.gone_on: dict[int, int] = {}
+        self._gone_on: dict[int, int] = {}
         """How many rungs those have left behind that went on from one, by number."""
         self._objectives = objectives
         self._violations = violations
@@ -126,20 +128,38 @@ class Ledger:
         """Queued trials, the next first."""
         return [trial for trial in self.unended if trial.state == TrialState.WAITING]
 
+    def on_rung(self, rung: int, number: int, most: int) -> tuple[Values, list[Values], int]:
+        """What a candidate measured on a rung, and its newest mates there.
+
+        Args:
+            rung: that it was measured on.
+            number: of its trial.
+            most: how many mates to look at.
+
+        Returns:
+            What it measured; what they did, oldest first; and how many of them went on.
+        """
+        with self._lock:
+            rows = self._rungs[rung]
+            newest = [other for other in islice(reversed(rows), most + 1) if other != number]
+            mates = newest[:most][::-1]
+            gone_on = sum(self._gone_on.get(mate, 0) > rung for mate in mates)
+            return rows[number], [rows[mate] for mate in mates], gone_on
+
     def _note_rungs(self, trial: FrozenTrial) -> None:
         """Takes in what a trial has measured so far; an interrupted one's retry has it."""
         if trial.user_attrs.get("scan") or repeat_by(trial) is not None:
             return
         if status(trial) == INTERRUPTED:
-            self.gone_on.pop(trial.number, None)
-            for rows in self.rungs.values():
+            self._gone_on.pop(trial.number, None)
+            for rows in self._rungs.values():
                 rows.pop(trial.number, None)
             return
         for key, row in trial.user_attrs.items():
             if key.startswith(RUNG):
-                self.rungs[int(key.removeprefix(RUNG))][trial.number] = row["values"]
+                self._rungs[int(key.removeprefix(RUNG))][trial.number] = row["values"]
         if "gone_on" in trial.user_attrs:
-            self.gone_on[trial.number] = trial.user_attrs["gone_on"]
+            self._gone_on[trial.number] = trial.user_attrs["gone_on"]
 
     def _count(self, trial: FrozenTrial) -> None:
         outcome = status(trial)

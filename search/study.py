@@ -23,7 +23,6 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -589,16 +588,13 @@ class Study:
     def _by_dominance(self, number: int) -> bool | None:
         """Whether a trial goes on by the rule of `search.rungs`."""
         self._read()
-        rung, ledger = self._open[number].rung, self._ledger
-        rows = ledger.rungs[rung]
-        newest = islice(reversed(rows), MATES + 1)
-        mates = [other for other in newest if other != number][MATES - 1 :: -1]
+        measured, mates, gone_on = self._ledger.on_rung(self._open[number].rung, number, MATES)
         return goes_on(
-            rows[number],
-            [rows[mate] for mate in mates],
+            measured,
+            mates,
             self.config.study.objectives,
             self.config.fidelity.reduction,
-            gone_on=sum(ledger.gone_on.get(mate, 0) > rung for mate in mates),
+            gone_on=gone_on,
         )
 
     def _close(self, number: int, outcome: str) -> None:

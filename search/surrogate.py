@@ -233,9 +233,11 @@ class SurrogateSampler:
         return all(bound.violation(costs, self._planned_dense) <= 0 for bound in bounds)
 
     def _plan(self, trial: FrozenTrial) -> dict[str, float]:
-        if trial.number not in self._planned:
-            self._planned[trial.number] = self.problem.planned_costs(candidate_of(trial))
-        return self._planned[trial.number]
+        found = self._planned.get(trial.number)
+        if found is None:
+            found = self.problem.planned_costs(candidate_of(trial))
+            self._planned[trial.number] = found
+        return found
 
     def _scaled(self, planned: Mapping[str, float], ratios: Mapping[str, float]) -> list[float]:
         """The costs that are expected of a plan, over the reference's."""
