@@ -32,7 +32,7 @@ class PickyLaw(SarSplitLaw):
 
 def test_the_band_holds_every_law_and_says_who_refused() -> None:
     band = under_laws(MODEL, LAYERS, {**ADC_LAWS, "picky": PickyLaw()})
-    assert band["refused"] == {"picky": "ADC bits is 4; allowed by picky: 6 up"}
+    assert band["refused"] == {"picky": "a: ADC bits is 4; allowed by picky: 6 up"}
     answered = {name for name in ADC_LAWS if name in band["laws"]}
     assert {"linear", "pow2", "sar_split"} <= answered
     for name in answered:
