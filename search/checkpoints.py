@@ -32,12 +32,14 @@ class Checkpoints:
         """
         study, folder = self._study, self._study.folder
         ended = self._endings.look(study.trials())
+        # Read in this order: who ends in between is under way, or on the front, or both.
+        settled = study.settled
+        under_way = {root_of(trial) for trial in study.resumable()}
         front = {root_of(trial) for trial in study.front()}
         left, self._front = self._front - front, front
         looked = left | {root_of(trial) for trial in ended}
-        under_way = {root_of(trial) for trial in study.resumable()}
         kept = front | under_way
-        if not study.settled:
+        if not settled:
             kept |= left | {root_of(trial) for trial in ended if status(trial) in MEASURED}
         off, over = looked - kept, looked - under_way
         networks, trained = ({folder.checkpoint(r).name for r in roots} for roots in (off, over))

@@ -122,7 +122,7 @@ class Exchange:
         return path
 
     def drop(self, paths: Iterable[Path]) -> None:
-        """Deletes files and folders there; where that fails, a later call will."""
+        """Deletes files and folders there; what that fails for stays until a search ends."""
         if self._uri is None:
             return
         from pyarrow.fs import FileSelector

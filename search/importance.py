@@ -51,6 +51,7 @@ def importances(study: Study) -> Importances | None:
         if _FIRST in trial.user_attrs
         and not trial.user_attrs.get("scan")
         and status(trial) != INTERRUPTED
+        and trial.params  # a retry has none before it is taken
     ]
     if len(rows) < _LEAST_TRIALS:
         return None

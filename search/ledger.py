@@ -78,14 +78,16 @@ class Ledger:
 
     def _take_in(self, trials: Sequence[FrozenTrial]) -> None:
         ended = self._endings.look(trials)
-        self.running, self.repeating = 0, set()
+        running, repeating = 0, set()
         for trial in self.unended:
-            self._note_rungs(trial)
+            known = trial.user_attrs
+            if "evaluation" in known:  # else it has measured nothing yet
+                self._note_rungs(trial)
             repeat = repeat_by(trial)
             if repeat is not None:
-                self.repeating.add(repeat)
-            elif trial.state == TrialState.RUNNING and not trial.user_attrs.get("scan"):
-                self.running += 1
+                repeating.add(repeat)
+            elif trial.state == TrialState.RUNNING and not known.get("scan"):
+                running += 1
         repeated, rivals = False, list(self.front)
         for trial in ended:
             self._note_rungs(trial)
@@ -100,6 +102,8 @@ class Ledger:
             rivals = [trial for trial in trials if self._counts(trial)]
         if repeated or len(rivals) > len(self.front):
             self.front = self._undominated(rivals)
+        # Last, so that no thread sees a trial neither under way nor counted.
+        self.running, self.repeating = running, repeating
 
     @property
     def volumes(self) -> list[float]:

@@ -151,8 +151,8 @@ class StudySearcher(Searcher):
         try:
             with self._recording, disk_errors(self.study.folder):
                 if result is not None and "evaluation" in result:
-                    found = Evaluation.from_json(json.loads(result["evaluation"]))
-                    self.study.finish(number, found)
+                    measured = Evaluation.from_json(json.loads(result["evaluation"]))
+                    self.study.finish(number, measured)
                 elif result is not None and "storage" in result:
                     raise StorageError(result["storage"])
                 elif result is not None and "broken" in result:
@@ -163,8 +163,8 @@ class StudySearcher(Searcher):
                 elif error:
                     self.study.give_back(number, _LOST)
                 self.on_change()
-        except StorageError as full:  # what is not told stays open, to be run again
-            self.error = self.error or full
+        except CrossfrontError as found:  # what is not told stays open, to be run again
+            self.error = self.error or found
         self.seconds += time.perf_counter() - started
 
     def give_back_all(self, reason: str) -> None:

@@ -279,6 +279,8 @@ class SurrogateSampler:
         """What a trial measured on its rungs; nothing if it is of the scan or was interrupted."""
         if trial.user_attrs.get("scan") or status(trial) == INTERRUPTED:
             return
+        if "candidate" not in trial.user_attrs:  # a retry that nobody has taken yet
+            return
         rungs = [trial.user_attrs.get(f"{RUNG}{r}") for r in range(len(self.study.config.rungs))]
         measured = [row for row in rungs if row is not None]
         if not measured:

@@ -9,7 +9,7 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from hwmodel.errors import StorageError
+from hwmodel.errors import StorageError, StudyError
 from search.searcher import ForgetEnded, StudySearcher
 from search.study import Study
 from search.trials import status
@@ -256,3 +256,17 @@ def test_tune_keeps_no_result_of_a_trial_that_has_ended() -> None:
     assert "evaluation" not in trial.last_result
     assert not trial.metric_analysis
     assert not trial.metric_n_steps
+
+
+def test_mistake_found_while_judging_ends_the_search_in_one_line(tmp_path: Path) -> None:
+    study = new_study(tmp_path, {"fidelity": {"projection": True}})
+
+    def judge(number: int) -> bool:
+        raise StudyError("records are missing")
+
+    study.judge = judge
+    searcher = searcher_of(study)
+    assert isinstance(searcher.suggest("t1"), dict)
+    searcher.on_trial_complete("t1", result_of(done(0.8, 0.5)))
+    assert str(searcher.error) == "records are missing"
+    assert searcher.suggest("t2") == Searcher.FINISHED

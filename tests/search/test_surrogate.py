@@ -195,3 +195,25 @@ def test_process_that_sees_no_difference_answers_with_what_it_knows() -> None:
     mean, spread = process.predict(np.ones((2, 3)))
     assert mean.tolist() == [2.0, 2.0]
     assert spread == pytest.approx([2**0.5] * 2, abs=1e-3)
+
+
+def test_search_goes_on_that_was_stopped_before_anybody_was_judged(tmp_path: Path) -> None:
+    tables = {"fidelity": {"projection": True}, "train": {"epochs": 4}}
+    objectives = ["accuracy", "area"]
+    study = new_study(tmp_path, tables, trials=40, sampler="surrogate", objectives=objectives)
+    problem: Any = SimpleNamespace(
+        shapes=SHAPES, planned_costs=cost, planned_dense=lambda: DENSE_VALUES
+    )
+    for waiting in (3, 2):
+        study.join()
+        study.requeue_interrupted()
+        sampler = SurrogateSampler(study, joint(), problem, pool=20)
+        study.judge = sampler.goes_on
+        for _ in range(waiting):
+            proposal = study.propose(joint(), cost, DENSE_VALUES, sampler)
+            assert proposal is not None
+            area = cost(proposal.candidate)["area"]
+            study.finish(proposal.number, done(accuracy(proposal.candidate, 0), area))
+        study.leave()
+        study = Study.open(study.folder)
+    assert sum("rung.0" in trial.user_attrs for trial in study.unended()) >= 3
