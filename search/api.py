@@ -109,7 +109,7 @@ def compress(
     Raises:
         CrossfrontError: what the user can mend.
     """
-    from search.baseline import check_price, kept_weights
+    from search.baseline import kept_weights
     from search.evaluate import FAILED, check_problem, evaluate, load_problem, train_dense
     from search.report import ratios
     from trainers.checkpoint import read_manifest
@@ -131,8 +131,7 @@ def compress(
     check_target(target, None if force else origin)
     method = settings.method_config(candidate.method)
     build_method(candidate.method, method, candidate.targets(problem.shapes))
-    check_problem(problem)
-    note = check_price(problem)
+    note = check_problem(problem)
     if note is not None:
         say(note)
     test, parent = problem.dataset.test, _parent(target)

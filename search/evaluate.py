@@ -152,15 +152,18 @@ def load_problem(config: StudyConfig) -> Problem:
     )
 
 
-def check_problem(problem: Problem) -> None:
+def check_problem(problem: Problem) -> str | None:
     """Finds out what would only fail later: the checkpoint to start from, the baseline's price.
+
+    Returns:
+        A note of `check_price`, if it has one.
 
     Raises:
         CheckpointError: a checkpoint that is not there, or of another network.
         OutOfRangeError: a dense network that the ADC law certainly cannot price.
     """
     _load_pretrained(problem, problem.network())
-    check_price(problem)
+    return check_price(problem)
 
 
 def train_dense(problem: Problem, weights: Path, checkpoint: Path) -> Evaluation:

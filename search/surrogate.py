@@ -260,7 +260,12 @@ class SurrogateSampler:
                 if trial.user_attrs.get("scan"):
                     self._scan += self._scanned(trial)
             found, unended = self._ended.copy(), self._endings.unended
-            for trial in unended:
+            running = [  # without retries that nobody has taken yet, which have no candidate
+                trial
+                for trial in unended
+                if "candidate" in trial.user_attrs and not trial.user_attrs.get("scan")
+            ]
+            for trial in running:
                 self._take_in(trial, found)
             known = self._known | {_key(trial.params) for trial in unended}
         mean = found.overrated / max(found.trials, 1)
@@ -268,18 +273,12 @@ class SurrogateSampler:
             rows=list(found.rows),
             ratios={n: math.exp(m) for n, m in zip(self._costs, mean, strict=True)},
             known=known,
-            running=[
-                trial
-                for trial in unended
-                if "candidate" in trial.user_attrs and not trial.user_attrs.get("scan")
-            ],
+            running=running,
         )
 
     def _take_in(self, trial: FrozenTrial, found: "_Measurements") -> None:
         """What a trial measured on its rungs; nothing if it is of the scan or was interrupted."""
         if trial.user_attrs.get("scan") or status(trial) == INTERRUPTED:
-            return
-        if "candidate" not in trial.user_attrs:  # a retry that nobody has taken yet
             return
         rungs = [trial.user_attrs.get(f"{RUNG}{r}") for r in range(len(self.study.config.rungs))]
         measured = [row for row in rungs if row is not None]

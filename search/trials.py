@@ -40,8 +40,6 @@ PRUNED = "pruned"
 PROJECTED = "projected"
 MEASURED = (COMPLETE, PRUNED, PROJECTED)
 """Outcomes of trials that have values."""
-
-
 _WORDS = {PRUNED: "stopped early"}
 """Outcomes whose names in records mean something else to people who prune networks."""
 

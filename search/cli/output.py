@@ -16,6 +16,7 @@ from hwmodel.crossbar import CrossbarSpec
 from hwmodel.extras import missing
 from search.blame import why_empty
 from search.cli.progress import LINE_EVERY_S, Pace, draws_live
+from search.endings import Endings
 from search.folder import DEFAULT_STORAGE
 from search.objectives import COSTS
 from search.repeats import REPEATED, repeat_by
@@ -58,7 +59,7 @@ class StudyDisplay:
         self._quiet = quiet
         self._console = Console(stderr=True)
         self._live: Live | None = None
-        self._shown: set[int] | None = None
+        self._endings: Endings | None = None
         self._started = self._said = time.monotonic()
         self._pace: Pace | None = None
 
@@ -71,12 +72,11 @@ class StudyDisplay:
         """Shows the trials that ended since the last call, and the front."""
         if self._quiet:
             return
-        ended = study.ended()
-        if self._shown is None:
-            self._shown = {trial.number for trial in ended}
+        if self._endings is None:  # what ended before is not shown
+            self._endings = Endings()
+            self._endings.look(study.trials())
             self._started = time.monotonic()
-        new = [trial for trial in ended if trial.number not in self._shown]
-        self._shown.update(trial.number for trial in new)
+        new = self._endings.look(study.trials())
         if not draws_live(self._console):
             for trial in new:
                 if not trial.user_attrs.get("scan"):
