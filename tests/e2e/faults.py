@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,17 +15,19 @@ from search.trials import status
 
 __all__ = [
     "HUNGRY",
-    "SLEEPY",
     "Cluster",
     "Driver",
     "descendants",
+    "drivers",
     "fill",
     "memory",
     "open_study",
     "outcomes",
     "run",
     "settle",
+    "wait_until",
     "write",
+    "write_sleepy",
 ]
 
 CONFIG = """
@@ -63,12 +66,14 @@ from trainers.networks import build_network
 from trainers.config import NetworkConfig
 
 def sleepy(input_shape, classes):
-    """Hangs in training once its file is there, but not while it is being traced."""
+    """Hangs in training while its file is there, ten minutes at most; not while it is traced."""
     config = NetworkConfig(name="mlp", arguments={"hidden": 8})
     network = build_network(config, input_shape, classes)
     def hang(module, inputs):
-        if module.training and Path("hang").exists() and inputs[0].shape[0] == 20:
-            time.sleep(600)
+        for _ in range(6000):
+            if not (module.training and Path("hang").exists() and inputs[0].shape[0] == 20):
+                break
+            time.sleep(0.1)
     network.register_forward_pre_hook(hang)
     return network
 '''
@@ -114,6 +119,12 @@ def write(
 ) -> None:
     text = CONFIG.format(trials=trials, network=network, arguments=arguments, ray=ray)
     (folder / "faults.toml").write_text(text)
+
+
+def write_sleepy(folder: Path, trials: int, *, ray: str = "") -> None:
+    """The study with a network that hangs in training while the file `hang` is there."""
+    (folder / "mine.py").write_text(SLEEPY)
+    write(folder, trials, network="mine:sleepy", arguments="", ray=ray)
 
 
 class Driver:
@@ -273,6 +284,19 @@ def open_study(folder: Path) -> Study:
 def outcomes(study: Study) -> dict[int, str]:
     """What came of each ended trial."""
     return {trial.number: status(trial) for trial in study.ended()}
+
+
+def drivers(folder: Path) -> set[str]:
+    """Who has begun trials of the study."""
+    trials = open_study(folder).trials()
+    return {t.user_attrs["driver"] for t in trials if "driver" in t.user_attrs}
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, f"not so within {seconds} s"
+        time.sleep(0.2)
 
 
 def settle() -> None:
