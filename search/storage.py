@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import (
     BaseJournalBackend,
@@ -147,6 +148,8 @@ class _Journal(JournalStorage):
         self._listed: dict[int, list[FrozenTrial]] = {}
         self._unended: dict[int, list[int]] = {}
         """Places in the list of trials that may have changed since."""
+        self._distributions: dict[BaseDistribution, BaseDistribution] = {}
+        """One of each, for all trials: the journal has as many as there are parameters in it."""
 
     def get_all_trials(
         self,
@@ -182,18 +185,29 @@ class _Journal(JournalStorage):
         places = [*unended, *range(len(listed), len(ids))]
         listed += map(self._replay_result.get_trial, ids[len(listed) :])
         self._unended[study_id] = [p for p in places if not listed[p].state.is_finished()]
+        for place in set(places).difference(self._unended[study_id]):
+            trial, share = listed[place], self._distributions.setdefault
+            trial.distributions = {n: share(one, one) for n, one in trial.distributions.items()}
         return listed
 
 
 class _JournalFile(JournalFileBackend):
-    """A journal whose records share their keys, which are the same for every trial."""
+    """A journal that is read with little memory, however long it has become.
+
+    Its records share the names that every trial repeats, and only the place of its end is
+    remembered, which is where the next reading begins.
+    """
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         """The records from one on, oldest first."""
         for record in super().read_logs(log_number_from):
             if "user_attr" in record:
                 record["user_attr"] = _shared_keys(record["user_attr"])
+            if "param_name" in record:
+                record["param_name"] = sys.intern(record["param_name"])
             yield record
+        end = max(self._log_number_offset)
+        self._log_number_offset = {0: 0, end: self._log_number_offset[end]}
 
 
 def _shared_keys(value: Any) -> Any:
