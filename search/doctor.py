@@ -141,6 +141,8 @@ def _packages() -> str:
 def _torch() -> str:
     import torch
 
+    from trainers.devices import multiplies_bfloat16
+
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     product = torch.ones(2, 2) @ torch.ones(2, 2)
     if float(product.sum()) != 8.0:
@@ -153,7 +155,9 @@ def _torch() -> str:
             verdict=WARNING,
         )
     where = ", ".join(devices) or "no GPU, trains on the processor"
-    return f"{torch.__version__}; {where}"
+    own = torch.device("cuda" if devices else "cpu")
+    narrow = "" if multiplies_bfloat16(own) else ", bfloat16 slower than float32"
+    return f"{torch.__version__}; {where}{narrow}"
 
 
 def _threads() -> str:

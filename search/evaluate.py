@@ -28,8 +28,9 @@ from search.objectives import COSTS, cost_values
 from spaces.candidate import Candidate
 from trainers.checkpoint import save_checkpoint
 from trainers.data import Dataset, ImageSet, ImageSource, load_dataset
+from trainers.devices import resolve_device
 from trainers.finalise import finalise
-from trainers.fit import EpochReport, accuracy, fit, resolve_device
+from trainers.fit import EpochReport, accuracy, fit
 from trainers.integer import integer_layers
 from trainers.method import Method, dense_targets
 from trainers.methods import AdmmNnConfig, build_method

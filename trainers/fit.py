@@ -1,5 +1,6 @@
 """The training loop: one readable page that knows hooks and no method."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -15,11 +16,14 @@ from hwmodel.errors import ConfigError, DivergedError
 from trainers.config import MEMORY_FORMATS, TrainConfig
 from trainers.data import EpochBatches, ImageSource
 from trainers.data.augment import AUGMENTATIONS
+from trainers.devices import multiplies_bfloat16
 from trainers.method import Method
 from trainers.progress import track
 from trainers.training_state import load_training, save_training
 
-__all__ = ["EpochReport", "FitResult", "accuracy", "fit", "resolve_device"]
+__all__ = ["EpochReport", "FitResult", "accuracy", "fit"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +90,11 @@ def fit(
             f"train.distillation is {config.distillation}; allowed without teacher: 0"
         )
     device = next(network.parameters()).device
+    if config.precision == "bfloat16" and not multiplies_bfloat16(device):
+        _LOG.warning(
+            "train.precision is 'bfloat16', which %s only imitates; 'float32' is faster here",
+            device,
+        )
     network.to(memory_format=MEMORY_FORMATS[config.memory_format])  # type: ignore[call-overload]
     batches = images.batches(config.batch_size, seed=seed, device=device)
     method.attach(network, epochs=epochs, steps_per_epoch=len(batches))
@@ -192,25 +201,6 @@ def accuracy(network: nn.Module, images: ImageSource, *, batch_size: int = 500) 
     watched = track(batches.epoch(0), "measuring accuracy, batches", len(batches))
     correct = sum(int((network(x).argmax(dim=1) == y).sum()) for x, y in watched)
     return correct / len(images)
-
-
-def resolve_device(name: str) -> torch.device:
-    """The torch device of a setting; `auto` is a GPU where there is one.
-
-    Raises:
-        ConfigError: a device that this machine does not have.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except Exception as error:  # each backend has its own way to say that it is absent
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"train.device is {name!r}; not usable here: {reason}") from None
-    if device.type == "meta":
-        raise ConfigError("train.device is 'meta'; allowed: a device that holds data")
-    return device
 
 
 def _optimiser(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -1,4 +1,3 @@
-import time
 import tracemalloc
 from dataclasses import asdict, replace
 from typing import Any
@@ -184,19 +183,6 @@ def test_sizes_become_the_distinct_crossbars() -> None:
     kinds, which = crossbar_choices(CrossbarSpec(), [[64, 128], [128, 64]], 256)
     assert [(spec.wordlines, spec.bitlines) for spec in kinds] == [(64, 256), (128, 256)]
     assert which.tolist() == [[0, 1], [1, 0]]
-
-
-def test_a_core_prices_20_000_candidates_a_second() -> None:
-    """Measured at 10 to 20 times that; see tests/benchmarks/cost_speed.py."""
-    layers = [LayerShape(name=f"l{i}", rows=600, outputs=90, positions=50) for i in range(20)]
-    which = np.zeros((2000, 20), dtype=np.int64)
-    batch = CandidateBatch.planned(layers, [CrossbarSpec()], which, nonzeros=5)
-    model, times = BatchCostModel(CostModel(load_preset("isaac"), SAR)), []
-    for _ in range(5):
-        started = time.perf_counter()
-        model.evaluate(batch)
-        times.append(time.perf_counter() - started)
-    assert len(batch) / min(times) > 20_000
 
 
 def test_no_candidates_have_no_totals() -> None:

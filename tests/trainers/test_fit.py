@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hwmodel.errors import ConfigError, DataError, DivergedError
+from hwmodel.errors import DataError, DivergedError
 from tests.trainers.toys import (
     CLASSES,
     CONV_NET,
@@ -21,7 +21,7 @@ from tests.trainers.toys import (
 )
 from trainers.config import NetworkConfig, TrainConfig
 from trainers.data import ImageSet
-from trainers.fit import EpochReport, FitResult, accuracy, fit, resolve_device
+from trainers.fit import EpochReport, FitResult, accuracy, fit
 from trainers.method import LayerTarget, Method
 from trainers.methods import (
     METHODS,
@@ -384,6 +384,17 @@ def test_bfloat16_learns_and_keeps_weights_in_float32() -> None:
     assert losses(result) != losses(expected)
 
 
+def test_bfloat16_that_is_only_imitated_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    network, images = made(), toy_images(50, SHAPE, CLASSES)
+    config = replace(CONFIG, precision="bfloat16")
+    for native in (True, False):
+        monkeypatch.setattr("trainers.fit.multiplies_bfloat16", lambda device, is_so=native: is_so)
+        run(network, dense(network), epochs=1, config=config, images=images)
+        assert ("'float32' is faster here" in caplog.text) is not native
+
+
 def test_fewer_images_than_a_batch_are_refused() -> None:
     network = made(MLP)
     with pytest.raises(DataError, match="toy: 7 images, expected at least one batch of 8"):
@@ -399,28 +410,6 @@ def test_accuracy_counts_every_image_in_evaluation_mode() -> None:
             return torch.tensor([[1.0, 0.0, 0.0]]).expand(len(images), 3)
 
     assert accuracy(Parrot(), toy_images(10), batch_size=4) == 0.4
-
-
-def test_auto_is_a_device_that_works() -> None:
-    expected = "cuda" if torch.cuda.is_available() else "cpu"
-    assert resolve_device("auto").type == expected
-    assert resolve_device("cpu") == torch.device("cpu")
-
-
-@pytest.mark.parametrize("name", ["", "gpu", "cuda:99", "cuda:x", "mps:0"])
-def test_device_that_is_not_there_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"train.device is '{name}'; not usable here: "):
-        resolve_device(name)
-
-
-def test_device_kind_without_its_package_is_refused() -> None:
-    with pytest.raises(ConfigError):
-        resolve_device("hpu")
-
-
-def test_device_that_cannot_compute_is_refused() -> None:
-    with pytest.raises(ConfigError):
-        resolve_device("meta")
 
 
 def test_reports_are_plain_fields() -> None:
