@@ -15,7 +15,6 @@ from search.cli.options import LAWS, NETWORKS, Json, completes
 if TYPE_CHECKING:
     from hwmodel.accelerator import CostModel
     from hwmodel.adc import AdcCost
-    from hwmodel.cost_report import CostReport
     from hwmodel.geometry import LayerShape
     from hwmodel.layers import AnyLayer
     from trainers.config import NetworkConfig
@@ -118,20 +117,22 @@ def cost(
     }
     try:
         report = model.evaluate(layers)
-        dense = _price_dense(model, _dense(layers, shapes))
     except OutOfRangeError as error:  # other laws may answer
         if not band or plot is not None:
             raise
         content["refused"] = str(error)
     else:
-        content |= {
-            **report.to_json(),
-            "dense": dense.to_json()["totals"],
-            "ratio": ratio(dense, report),
-            "ratio_to": _RATIO_TO,
-        }
+        content |= {**report.to_json(), "dense": None, "ratio": None, "ratio_to": _RATIO_TO}
+        reports = {name: report}
+        try:
+            dense = model.evaluate(_dense(layers, shapes))
+        except OutOfRangeError as error:
+            content["dense_refused"] = str(error)
+        else:
+            content |= {"dense": dense.to_json()["totals"], "ratio": ratio(dense, report)}
+            reports = {"dense": dense, **reports}
         if plot is not None:
-            cost_breakdown({"dense": dense, name: report}, plot)
+            cost_breakdown(reports, plot)
             say(f"wrote {plot}")
     if plot_bits is not None:
         mapped, _ = split_layers(layers)
@@ -263,14 +264,6 @@ def _dense(layers: "list[AnyLayer]", shapes: "dict[str, LayerShape]") -> "list[A
     return [*[plan_layer(shapes[layer.shape.name], layer.spec) for layer in mapped], *digital]
 
 
-def _price_dense(model: "CostModel", layers: "list[AnyLayer]") -> "CostReport":
-    """What the dense network costs, whose refusal is told from the network's own."""
-    try:
-        return model.evaluate(layers)
-    except OutOfRangeError as error:
-        raise OutOfRangeError(f"the dense network at its worst case: {error}") from None
-
-
 def _image(text: str) -> tuple[int, int, int]:
     parts = text.lower().split("x")
     if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
@@ -312,8 +305,11 @@ def _print_totals(content: dict[str, Any]) -> None:
         print(f"  {layer['name']:24} digital: {layer['macs']:.3g} multiply-accumulates")
     for key, (label, factor, unit) in TOTALS.items():
         print(f"  {label:30} {content['totals'][key] * factor:.5g} {unit}".rstrip())
-    less = ", ".join(f"{key} {value:.2f}" for key, value in content["ratio"].items())
-    print(f"  times less than {_RATIO_TO}: {less}")
+    if "dense_refused" in content:
+        print(f"  no price for {_RATIO_TO}: {content['dense_refused']}")
+    else:
+        less = ", ".join(f"{key} {value:.2f}" for key, value in content["ratio"].items())
+        print(f"  times less than {_RATIO_TO}: {less}")
 
 
 def _copies(count: int) -> str:

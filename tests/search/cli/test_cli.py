@@ -326,6 +326,16 @@ def test_cost_draws_pictures(run: Run) -> None:
     assert Path("bits.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_cost_stands_where_only_dense_has_no_price(run: Run) -> None:
+    Path("mine.csv").write_text("bits,energy_j,area_m2\n3,4e-13,3e-10\n4,6e-13,4e-10\n")
+    asked = ("cost", "--nonzeros", 2, "--law", "table:mine.csv", "--plot", "parts.svg")
+    found = run(*asked, "--json").json
+    assert found["totals"]["adc_area_m2"] > 0
+    assert (found["dense"], found["ratio"]) == (None, None)
+    assert "asked for 7 bits; allowed: 3, 4" in found["dense_refused"]
+    assert "no price for the dense network's worst case on the same" in run(*asked).out
+
+
 def test_band_goes_on_where_the_chosen_law_refuses(run: Run) -> None:
     found = run("cost", "--nonzeros", 2, "--law", "survey", "--band", "--json").json
     assert "asked for 3 bits" in found["refused"]
