@@ -149,7 +149,7 @@ class _Journal(JournalStorage):
         self._unended: dict[int, list[int]] = {}
         """Places in the list of trials that may have changed since."""
         self._distributions: dict[BaseDistribution, BaseDistribution] = {}
-        """One of each, for all trials: the journal has as many as there are parameters in it."""
+        """One of each for all trials that have ended; Optuna makes one per parameter and trial."""
 
     def get_all_trials(
         self,
@@ -184,11 +184,17 @@ class _Journal(JournalStorage):
             listed[place] = self._replay_result.get_trial(ids[place])
         places = [*unended, *range(len(listed), len(ids))]
         listed += map(self._replay_result.get_trial, ids[len(listed) :])
-        self._unended[study_id] = [p for p in places if not listed[p].state.is_finished()]
-        for place in set(places).difference(self._unended[study_id]):
-            trial, share = listed[place], self._distributions.setdefault
-            trial.distributions = {n: share(one, one) for n, one in trial.distributions.items()}
+        self._unended[study_id] = []
+        for place in places:
+            trial = listed[place]
+            if trial.state.is_finished():
+                trial.distributions = {n: self._shared(d) for n, d in trial.distributions.items()}
+            else:
+                self._unended[study_id].append(place)
         return listed
+
+    def _shared(self, distribution: BaseDistribution) -> BaseDistribution:
+        return self._distributions.setdefault(distribution, distribution)
 
 
 class _JournalFile(JournalFileBackend):

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,7 +24,6 @@ __all__ = [
     "outcomes",
     "run",
     "settle",
-    "wait_until",
     "write",
     "write_sleepy",
 ]
@@ -290,13 +288,6 @@ def drivers(folder: Path) -> set[str]:
     """Who has begun trials of the study."""
     trials = open_study(folder).trials()
     return {t.user_attrs["driver"] for t in trials if "driver" in t.user_attrs}
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until, f"not so within {seconds} s"
-        time.sleep(0.2)
 
 
 def settle() -> None:

@@ -24,10 +24,10 @@ from tests.e2e.faults import (
     outcomes,
     run,
     settle,
-    wait_until,
     write,
     write_sleepy,
 )
+from tests.waiting import until
 from trainers.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.ray
@@ -90,7 +90,7 @@ def test_two_drivers_end_at_exactly_the_budget(tmp_path: Path) -> None:
     (tmp_path / "hang").touch()  # or the first may be through before the second has joined
     second = Driver(tmp_path, "resume", "faults")
     second.wait_for("starting Ray")
-    wait_until(lambda: len(drivers(tmp_path)) == 2)
+    until(lambda: len(drivers(tmp_path)) == 2)
     (tmp_path / "hang").unlink()
     assert [first.end(), second.end()] == [0, 0], "".join(first.lines + second.lines)
     assert any("joining it" in line for line in second.lines)

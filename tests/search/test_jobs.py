@@ -4,7 +4,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from search.config import load_config
 from search.folder import StudyFolder
 from search.jobs import Cluster, Shipment
 from search.study import Study
+from tests.waiting import until
 
 ADDRESS = "http://127.0.0.1:8265"
 
@@ -393,7 +393,7 @@ def head(tmp_path: Path) -> Iterator[Crossfront]:
             command, env=environment, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            _wait_until(lambda: _answers(port) or process.poll() is not None)
+            until(lambda: _answers(port) or process.poll() is not None, 180.0, every=1.0)
             assert process.poll() is None, (tmp_path / "head.log").read_text()
             yield run
         finally:
@@ -410,13 +410,6 @@ def _free_ports() -> tuple[int, int]:
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _wait_until(happened: Callable[[], bool], patience_s: float = 180.0) -> None:
-    deadline = time.monotonic() + patience_s
-    while not happened():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(1.0)
 
 
 def _end_group(process: "subprocess.Popen[bytes]") -> None:
@@ -450,7 +443,7 @@ def test_study_runs_on_a_cluster_and_can_be_stopped(head: Crossfront, tmp_path: 
     def ended() -> bool:
         return json.loads(head("status", first, "--json").stdout)["ended"] is not None
 
-    _wait_until(ended)
+    until(ended, 180.0, every=1.0)
     assert "[2/2] trial 1 complete" in head("logs", first).stdout
     study = Study.open(StudyFolder(storage, "tiny"))
     assert study.counts()["complete"] == 2

@@ -49,6 +49,18 @@ def test_study_lives_in_a_database(tmp_path: Path, postgres_url: str) -> None:
     assert again.hypervolume() == study.hypervolume()
 
 
+def test_ended_trials_share_what_they_have_in_common(tmp_path: Path) -> None:
+    study = new_study(tmp_path, trials=6)
+    evaluate_all(study)
+    for opened in (study, Study.open(study.folder)):
+        first, *others = opened.trials()
+        assert first.distributions
+        for trial in others:
+            assert trial.distributions == first.distributions
+            for name, distribution in first.distributions.items():
+                assert trial.distributions[name] is distribution
+
+
 def test_drivers_share_a_database(tmp_path: Path, postgres_url: str) -> None:
     one = new_study(tmp_path, trials=5, database=new_database(postgres_url))
     one.join()

@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from search.study import Study
 from search.tracking import MlflowMirror, mirrored_runs, tracking_uri
 from spaces import Candidate, LayerSetting, Suggester
 from tests.search.fakes import DENSE_VALUES, Ladder, done, failed, new_study, price, try_one
+from tests.waiting import until
 from trainers.progress import watched_by
 
 PARENT = "mlflow.parentRunId"
@@ -63,13 +63,6 @@ def send(mirror: MlflowMirror) -> None:
     """Brings the store up to date."""
     mirror.sync()
     assert mirror.flush(30.0)
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30.0
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def client_of(study: Study) -> Any:
@@ -261,7 +254,7 @@ def test_run_that_a_killed_driver_left_running_is_completed(
     number = try_one(study, done(0.8, 0.5))
     monkeypatch.setattr(mirror._store._client, "log_batch", failing(OSError("away")))
     mirror.sync()
-    until(lambda: children_of(study))
+    until(lambda: children_of(study), 30.0, every=0.005)
     kill(mirror)
     left = children_of(study)[number]
     assert left.info.status == "RUNNING"
